@@ -1,0 +1,1 @@
+"""The coordinator: enrols devices, runs rounds, aggregates updates, publishes."""

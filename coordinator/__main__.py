@@ -1,0 +1,216 @@
+"""``python -m coordinator``: run the coordinator, or look after it."""
+
+import contextlib
+import pathlib
+from collections.abc import Iterator
+from typing import Annotated
+
+import typer
+
+from coordinator import app as composition
+from coordinator.clock import SystemClock
+from coordinator.config import InvalidSettings, Settings, read_settings
+from coordinator.domain.errors import DomainError
+from coordinator.protocol import plans
+from coordinator.store import schema
+from coordinator.usecases import devices, models, tasks
+from coordinator.usecases.models import InvalidModel
+from coordinator.usecases.tasks import RoundView, VersionView
+
+cli = typer.Typer(
+    help="The Shoal coordinator. Settings come from SHOAL_* variables, or from the "
+    "TOML file that SHOAL_CONFIG names; `settings` lists them.",
+    no_args_is_help=False,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+tasks_cli = typer.Typer(help="Start, list, show and stop tasks.")
+models_cli = typer.Typer(help="Register and list models.")
+devices_cli = typer.Typer(help="List enrolled devices.")
+cli.add_typer(tasks_cli, name="tasks")
+cli.add_typer(models_cli, name="models")
+cli.add_typer(devices_cli, name="devices")
+
+
+@contextlib.contextmanager
+def _settings() -> Iterator[Settings]:
+    """Read settings and log; turn what a person can mend into one clear line."""
+    try:
+        settings = read_settings()
+        composition.configure_logging(settings)
+        yield settings
+    except (
+        InvalidSettings,
+        InvalidModel,
+        plans.InvalidPlan,
+        schema.SchemaMismatch,
+        composition.CannotStart,
+        DomainError,
+        OSError,
+    ) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(composition.EXIT_UNUSABLE) from error
+
+
+@cli.callback(invoke_without_command=True)
+def main(context: typer.Context) -> None:
+    """Serve, unless a command says otherwise."""
+    if context.invoked_subcommand is None:
+        serve()
+
+
+@cli.command()
+def serve(
+    *,
+    worker: Annotated[
+        bool, typer.Option(help="Run a worker process beside the API.")
+    ] = True,
+) -> None:
+    """Run the API and a worker. An empty database gets its schema first."""
+    with _settings() as settings:
+        composition.serve(settings, with_worker=worker)
+
+
+@cli.command("worker")
+def work() -> None:
+    """Run a worker alone, beside an API that runs with --no-worker."""
+    with _settings() as settings:
+        composition.work(settings)
+
+
+@cli.command()
+def migrate() -> None:
+    """Upgrade the database to the schema of this version."""
+    with _settings() as settings:
+        store = composition.open_store(settings)
+        typer.echo(f"the database has schema {schema.upgrade(store)}")
+
+
+@cli.command("settings")
+def list_settings() -> None:
+    """List every setting with its meaning, default and present value."""
+    with _settings() as settings:
+        for name, field in Settings.model_fields.items():
+            value = getattr(settings, name)
+            typer.echo(f"SHOAL_{name.upper()} = {value}  (default {field.default})")
+            typer.echo(f"    {field.description}")
+
+
+@tasks_cli.command("create")
+def create_task(
+    task: Annotated[str, typer.Argument(help="Name of the task.")],
+    plan: Annotated[pathlib.Path, typer.Option(help="Plan, a TOML file.", exists=True)],
+) -> None:
+    """Start a task."""
+    with _settings() as settings:
+        store, blobs = composition.prepare(settings)
+        parsed = plans.parse(plan.read_text(encoding="utf-8"))
+        view = tasks.create(
+            store, blobs, task_id=task, plan=parsed, now=SystemClock().now()
+        )
+        typer.echo(f"task {task} runs from version {view.task.version}")
+
+
+@tasks_cli.command("list")
+def list_tasks() -> None:
+    """List tasks, newest first."""
+    with _settings() as settings:
+        store, _ = composition.prepare(settings)
+        for view in tasks.list_tasks(store, now=SystemClock().now()):
+            task = view.task
+            typer.echo(
+                f"{task.id}: {task.status}, model {task.plan.model}, "
+                f"{task.rounds_committed}/{task.plan.rounds} rounds, "
+                f"version {task.version}" + (f" ({task.reason})" if task.reason else "")
+            )
+
+
+@tasks_cli.command("show")
+def show_task(task: Annotated[str, typer.Argument(help="Name of the task.")]) -> None:
+    """Show a task's plan, rounds and metrics."""
+    with _settings() as settings:
+        store, _ = composition.prepare(settings)
+        now = SystemClock().now()
+        view = tasks.look(store, task_id=task, now=now)
+        typer.echo(f"{task}: {view.task.status}")
+        if view.task.reason:
+            typer.echo(f"reason: {view.task.reason}")
+        typer.echo(view.task.plan.model_dump_json(indent=2))
+        for round_ in tasks.list_rounds(store, task_id=task, now=now):
+            typer.echo(_round_line(round_))
+        for version in tasks.list_metrics(store, task_id=task):
+            typer.echo(_version_line(version))
+
+
+@tasks_cli.command("stop")
+def stop_task(task: Annotated[str, typer.Argument(help="Name of the task.")]) -> None:
+    """Stop a task and abandon its open round."""
+    with _settings() as settings:
+        store, _ = composition.prepare(settings)
+        tasks.stop(store, task_id=task, now=SystemClock().now())
+        typer.echo(f"task {task} is stopped")
+
+
+@models_cli.command("register")
+def register_model(
+    folder: Annotated[
+        pathlib.Path,
+        typer.Argument(help="Folder that `python -m tflite_models build` wrote."),
+    ],
+) -> None:
+    """Register a model."""
+    with _settings() as settings:
+        store, blobs = composition.prepare(settings)
+        model = models.register(store, blobs, folder, now=SystemClock().now())
+        typer.echo(f"model {model.id}: {model.manifest.size} parameters")
+
+
+@models_cli.command("list")
+def list_models() -> None:
+    """List models and how many versions each has."""
+    with _settings() as settings:
+        store, _ = composition.prepare(settings)
+        for model, versions, newest in models.list_models(store):
+            typer.echo(
+                f"{model.id}: {model.manifest.size} parameters, {versions} versions"
+                + ("" if newest is None else f", newest {newest}")
+            )
+
+
+@devices_cli.command("list")
+def list_devices(
+    limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 100,
+) -> None:
+    """List devices, newest first."""
+    with _settings() as settings:
+        store, _ = composition.prepare(settings)
+        for device, accepted in devices.list_devices(store, limit=limit):
+            typer.echo(
+                f"{device.id} {device.name or '-'}: enrolled "
+                f"{device.enrolled_at:%Y-%m-%d %H:%M:%S}, {accepted} results counted"
+            )
+
+
+def _round_line(view: RoundView) -> str:
+    round_, counts = view.round, view.counts
+    return (
+        f"round {round_.number}.{round_.attempt} ({round_.kind}): {round_.phase}, "
+        f"{counts.accepted} accepted, {counts.failed} failed, {counts.lapsed} lapsed"
+        + (f", {round_.reason}" if round_.reason else "")
+    )
+
+
+def _version_line(view: VersionView) -> str:
+    parts = [f"version {view.version.number}:"]
+    for name, score in (
+        ("train", view.train),
+        ("federated", view.federated),
+        ("held out", view.held_out),
+    ):
+        if score is not None:
+            parts.append(f"{name} loss {score.loss:.4f} accuracy {score.accuracy:.4f}")
+    return " ".join(parts)
+
+
+if __name__ == "__main__":
+    cli()

@@ -1,0 +1,58 @@
+"""The ASGI application: routes, problems, and what OpenAPI says of them."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import fastapi
+
+from coordinator.api import assignments, devices, health, models, problems, tasks
+from coordinator.api.services import Services
+
+_DESCRIPTION = """
+Federated learning for phones over plain HTTP.
+
+A device **enrols** once, then again and again **checks in**, downloads what its
+assignment names (immutable: cache by `sha256`), trains or evaluates with the training
+graph, and **reports**. Control is JSON, tensors are
+[safetensors](https://github.com/huggingface/safetensors) bodies. Every refusal is an
+[RFC 9457](https://www.rfc-editor.org/rfc/rfc9457) problem document: decide by its
+`type` alone, and retry the same request when it names `retry_after_s`. A refused
+request has changed nothing.
+"""
+_TAGS = [
+    {"name": "device", "description": "What a phone calls, with its own token."},
+    {"name": "model", "description": "Immutable downloads; no token needed."},
+    {"name": "operator", "description": "What a person or a script calls."},
+    {"name": "health", "description": "For load balancers and supervisors."},
+]
+
+
+def create(services: Services, *, version: str) -> fastapi.FastAPI:
+    """Return the application that serves ``services``."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: fastapi.FastAPI) -> AsyncIterator[None]:
+        watching = asyncio.create_task(services.watcher.run())
+        try:
+            yield
+        finally:
+            watching.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await watching
+
+    app = fastapi.FastAPI(
+        title="Shoal coordinator",
+        summary="Federated learning for phones over plain HTTP",
+        description=_DESCRIPTION,
+        version=version,
+        license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        openapi_tags=_TAGS,
+        lifespan=lifespan,
+        redoc_url=None,
+    )
+    app.state.services = services
+    problems.install(app)
+    for module in (devices, assignments, models, tasks, health):
+        app.include_router(module.router)
+    return app

@@ -1,0 +1,153 @@
+"""Refusals as RFC 9457 problem documents: one map, here."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any, Final
+
+import fastapi
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from coordinator.domain import errors
+from coordinator.protocol import codings, encodings, problems, tensors
+from coordinator.protocol.problems import ProblemType
+
+log = logging.getLogger(__name__)
+
+RETRY_AFTER_S: Final = 2.0
+
+
+class BodyTooLarge(Exception):
+    """The body exceeds what this path takes."""
+
+
+class DigestNeeded(Exception):
+    """The body came without a usable Content-Digest."""
+
+
+class IdempotencyKeyNeeded(Exception):
+    """The check-in came without a usable Idempotency-Key."""
+
+
+PROBLEMS: Final[Mapping[type[Exception], ProblemType]] = {
+    errors.Unauthenticated: problems.UNAUTHENTICATED,
+    errors.Forbidden: problems.FORBIDDEN,
+    errors.IdempotencyKeyReused: problems.IDEMPOTENCY_KEY_REUSED,
+    errors.ModelUnknown: problems.MODEL_UNKNOWN,
+    errors.VersionUnknown: problems.VERSION_UNKNOWN,
+    errors.ModelExists: problems.MODEL_EXISTS,
+    errors.AssignmentUnknown: problems.ASSIGNMENT_UNKNOWN,
+    errors.ForeignAssignment: problems.FOREIGN_ASSIGNMENT,
+    errors.WrongKind: problems.WRONG_KIND,
+    errors.LeaseLapsed: problems.LEASE_LAPSED,
+    errors.RoundClosed: problems.ROUND_CLOSED,
+    errors.AssignmentEnded: problems.ASSIGNMENT_ENDED,
+    errors.AlreadyReported: problems.ALREADY_REPORTED,
+    errors.DigestMismatch: problems.DIGEST_MISMATCH,
+    errors.InvalidEvaluation: problems.INVALID_EVALUATION,
+    errors.TaskUnknown: problems.TASK_UNKNOWN,
+    errors.TaskExists: problems.TASK_EXISTS,
+    errors.TaskEnded: problems.TASK_ENDED,
+    codings.UnsupportedCoding: problems.UNSUPPORTED_CODING,
+    codings.BadCoding: problems.BAD_CODING,
+    codings.InflatesTooFar: problems.INFLATES_TOO_FAR,
+    tensors.LeftoverBytes: problems.LEFTOVER_BYTES,
+    tensors.MalformedTensors: problems.MALFORMED_TENSORS,
+    encodings.WrongMetadata: problems.WRONG_METADATA,
+    encodings.UnknownEncoding: problems.UNKNOWN_ENCODING,
+    encodings.WrongTensorNames: problems.WRONG_TENSOR_NAMES,
+    encodings.WrongDtype: problems.WRONG_DTYPE,
+    encodings.WrongShape: problems.WRONG_SHAPE,
+    encodings.NotFinite: problems.NOT_FINITE,
+    BodyTooLarge: problems.UPDATE_TOO_LARGE,
+    DigestNeeded: problems.DIGEST_NEEDED,
+    IdempotencyKeyNeeded: problems.IDEMPOTENCY_KEY_NEEDED,
+}
+
+
+def install(app: fastapi.FastAPI) -> None:
+    """Make ``app`` answer every refusal and every failure with a problem document."""
+    for kind in PROBLEMS:
+        app.add_exception_handler(kind, _refuse)
+    app.add_exception_handler(RequestValidationError, _refuse_form)
+    app.add_exception_handler(HTTPException, _refuse_http)
+    app.add_exception_handler(Exception, _fail)
+
+
+def refusals(*kinds: ProblemType) -> dict[int | str, dict[str, Any]]:
+    """Return what OpenAPI says of a route that may answer with ``kinds``."""
+    by_status: dict[int | str, list[ProblemType]] = {}
+    for kind in (*kinds, problems.INVALID_REQUEST, problems.INTERNAL):
+        by_status.setdefault(int(kind.status), []).append(kind)
+    return {
+        status: {
+            "model": problems.Problem,
+            "description": "; ".join(f"`{kind.type}`: {kind.title}" for kind in same),
+            "content": {
+                problems.MEDIA_TYPE: {
+                    "schema": {"$ref": "#/components/schemas/Problem"},
+                    "examples": {
+                        kind.slug: {
+                            "summary": kind.title,
+                            "value": problems.document(kind),
+                        }
+                        for kind in same
+                    },
+                }
+            },
+        }
+        for status, same in by_status.items()
+    }
+
+
+def respond(
+    kind: ProblemType, detail: str | None = None, **members: object
+) -> JSONResponse:
+    """Return the response that refuses with ``kind``."""
+    retry_after_s = RETRY_AFTER_S if kind.retry else None
+    headers = {}
+    if retry_after_s is not None:
+        headers["Retry-After"] = str(round(retry_after_s))
+    if kind is problems.UNAUTHENTICATED:
+        headers["WWW-Authenticate"] = "Bearer"
+    return JSONResponse(
+        problems.document(kind, detail, retry_after_s=retry_after_s, **members),
+        status_code=int(kind.status),
+        headers=headers,
+        media_type=problems.MEDIA_TYPE,
+    )
+
+
+async def _refuse(_: fastapi.Request, error: Exception) -> JSONResponse:
+    return respond(PROBLEMS[type(error)], str(error))
+
+
+async def _refuse_form(_: fastapi.Request, error: Exception) -> JSONResponse:
+    if not isinstance(error, RequestValidationError):
+        raise TypeError(type(error))
+    faults = [
+        {
+            "field": ".".join(str(part) for part in fault["loc"]),
+            "message": fault["msg"],
+        }
+        for fault in error.errors()
+    ]
+    detail = "; ".join(f"{fault['field']}: {fault['message']}" for fault in faults)
+    return respond(problems.INVALID_REQUEST, detail, errors=faults)
+
+
+async def _refuse_http(_: fastapi.Request, error: Exception) -> JSONResponse:
+    if not isinstance(error, HTTPException):
+        raise TypeError(type(error))
+    by_status = {404: problems.NOT_FOUND, 405: problems.METHOD_NOT_ALLOWED}
+    kind = by_status.get(error.status_code, problems.INVALID_REQUEST)
+    response = respond(kind)
+    if error.headers:
+        response.headers.update(error.headers)
+    return response
+
+
+async def _fail(request: fastapi.Request, error: Exception) -> JSONResponse:
+    log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    return respond(problems.INTERNAL)

@@ -1,0 +1,156 @@
+"""Records as bodies."""
+
+import datetime as dt
+
+from coordinator.domain.aggregation import Score
+from coordinator.domain.events import Recorded
+from coordinator.domain.models import Model, Version
+from coordinator.domain.rounds import Phase
+from coordinator.protocol import encodings, messages, operations, paths
+from coordinator.protocol.manifest import Artefact
+from coordinator.protocol.vocabulary import Kind
+from coordinator.usecases.check_in import Work
+from coordinator.usecases.tasks import RoundView, TaskView, VersionView
+
+
+def assignment(work: Work, *, now: dt.datetime) -> messages.Assignment:
+    """Say what a device has to do, and where everything is."""
+    plan, model = work.task.plan, work.model
+    manifest = model.manifest
+    leased = work.assignment
+    train = work.round.kind is Kind.TRAIN
+    report_to = paths.update(leased.id) if train else paths.evaluation(leased.id)
+    return messages.Assignment(
+        id=leased.id,
+        kind=work.round.kind,
+        task=work.task.id,
+        round=work.round.number,
+        attempt=work.round.attempt,
+        model=model.id,
+        version=work.version.number,
+        seed=plan.seed,
+        training=plan.training if train else None,
+        manifest=_manifest(model),
+        train_graph=_artefact(paths.train_graph(model.id), manifest.train),
+        weights=_weights(work.version),
+        report_to=report_to,
+        failure_to=paths.failure(leased.id),
+        lease_expires_at=leased.lease_expires_at,
+        lease_s=max(0.0, (leased.lease_expires_at - now).total_seconds()),
+        max_report_bytes=encodings.max_update_bytes(manifest) if train else 4096,
+    )
+
+
+def round_state(view: RoundView) -> operations.RoundState:
+    """Say where a round is."""
+    round_, counts, score = view.round, view.counts, view.score
+    return operations.RoundState(
+        id=round_.id,
+        task=round_.task,
+        kind=round_.kind,
+        number=round_.number,
+        attempt=round_.attempt,
+        phase=round_.phase,
+        base_version=round_.base_version,
+        result_version=round_.result_version,
+        goal=round_.policy.goal,
+        minimum=round_.policy.minimum,
+        places=round_.policy.places,
+        assigned=counts.live if round_.phase is Phase.COLLECTING else 0,
+        reported=counts.reported,
+        accepted=counts.accepted,
+        failed=counts.failed,
+        lapsed=counts.lapsed,
+        bytes_up=view.bytes_up,
+        examples=0 if score is None else score.examples,
+        train_loss=None if score is None else score.loss,
+        train_accuracy=None if score is None else score.accuracy,
+        opened_at=round_.opened_at,
+        deadline=round_.deadline,
+        closed_at=round_.closed_at,
+        reason=round_.reason,
+    )
+
+
+def task_state(view: TaskView) -> operations.TaskState:
+    """Say where a task is."""
+    task = view.task
+    return operations.TaskState(
+        id=task.id,
+        status=task.status.value,
+        reason=task.reason,
+        plan=task.plan,
+        version=task.version,
+        rounds_committed=task.rounds_committed,
+        created_at=task.created_at,
+        open_rounds=tuple(round_state(round_) for round_ in view.open_rounds),
+    )
+
+
+def version_metrics(view: VersionView) -> operations.VersionMetrics:
+    """Say how good a version is."""
+    return operations.VersionMetrics(
+        version=view.version.number,
+        round=view.round_number,
+        published_at=view.version.published_at,
+        train=_score(view.train),
+        federated=_score(view.federated),
+        federated_devices=view.federated_devices,
+        held_out=_score(view.held_out),
+    )
+
+
+def model_state(
+    model: Model, versions: int, newest: int | None
+) -> operations.ModelState:
+    """Describe a model."""
+    return operations.ModelState(
+        id=model.id,
+        parameters=model.manifest.size,
+        trainable_parameters=model.manifest.trainable_size,
+        manifest_sha256=model.manifest_sha256,
+        versions=versions,
+        newest_version=newest,
+    )
+
+
+def event(recorded: Recorded) -> operations.EventRecord:
+    """Render one event of the history."""
+    return operations.EventRecord(
+        id=recorded.id,
+        at=recorded.at,
+        type=recorded.happening,
+        task=recorded.task,
+        round_id=recorded.round_id,
+        data=dict(recorded.data),
+    )
+
+
+def _score(score: Score | None) -> operations.Score | None:
+    if score is None:
+        return None
+    return operations.Score(
+        examples=score.examples, loss=score.loss, accuracy=score.accuracy
+    )
+
+
+def _manifest(model: Model) -> messages.Download:
+    return messages.Download(
+        url=paths.manifest(model.id),
+        sha256=model.manifest_sha256,
+        size_bytes=model.manifest_size_bytes,
+    )
+
+
+def _artefact(url: str, artefact: Artefact) -> messages.Download:
+    return messages.Download(
+        url=url, sha256=artefact.sha256, size_bytes=artefact.size_bytes
+    )
+
+
+def _weights(version: Version) -> messages.Download:
+    return messages.Download(
+        url=paths.weights(version.model, version.number),
+        sha256=version.weights_sha256,
+        size_bytes=version.size_bytes,
+    )

@@ -1,0 +1,223 @@
+"""The operator's routes: tasks, rounds, metrics, events."""
+
+import functools
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+import fastapi
+from fastapi import Header, Query
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+
+from coordinator.api import rendering
+from coordinator.api.problems import refusals
+from coordinator.api.services import Given, OperatorToken
+from coordinator.domain.aggregation import Score
+from coordinator.protocol import operations, paths, problems
+from coordinator.protocol.manifest import Name
+from coordinator.usecases import devices, tasks
+
+router = fastapi.APIRouter(tags=["operator"])
+_OPERATOR = (problems.UNAUTHENTICATED, problems.FORBIDDEN)
+_STREAM_WAIT_S = 15.0
+_STREAM_BATCH = 500
+
+
+@router.post(
+    paths.TASKS,
+    status_code=201,
+    response_model=operations.TaskState,
+    responses=refusals(*_OPERATOR, problems.MODEL_UNKNOWN, problems.TASK_EXISTS),
+    summary="Start a task",
+)
+async def create_task(
+    body: operations.TaskRequest, given: Given, token: OperatorToken
+) -> operations.TaskState:
+    """Draw first weights from the plan's seed, publish them, open the first round."""
+
+    def call() -> operations.TaskState:
+        devices.authenticate_operator(given.store, token)
+        return rendering.task_state(
+            tasks.create(
+                given.store,
+                given.blobs,
+                task_id=body.id,
+                plan=body.plan,
+                now=given.clock.now(),
+            )
+        )
+
+    return await given.call(call)
+
+
+@router.get(
+    paths.TASKS,
+    response_model=operations.TaskList,
+    responses=refusals(*_OPERATOR),
+    summary="List tasks",
+)
+async def list_tasks(given: Given, token: OperatorToken) -> operations.TaskList:
+    """List every task, newest first."""
+
+    def call() -> operations.TaskList:
+        devices.authenticate_operator(given.store, token)
+        views = tasks.list_tasks(given.store, now=given.clock.now())
+        return operations.TaskList(
+            tasks=tuple(rendering.task_state(view) for view in views)
+        )
+
+    return await given.call(call)
+
+
+@router.get(
+    paths.TASKS + "/{task}",
+    response_model=operations.TaskState,
+    responses=refusals(*_OPERATOR, problems.TASK_UNKNOWN),
+    summary="Look at a task",
+)
+async def get_task(
+    task: Name, given: Given, token: OperatorToken
+) -> operations.TaskState:
+    """See a task's status and its open rounds."""
+
+    def call() -> operations.TaskState:
+        devices.authenticate_operator(given.store, token)
+        return rendering.task_state(
+            tasks.look(given.store, task_id=task, now=given.clock.now())
+        )
+
+    return await given.call(call)
+
+
+@router.post(
+    paths.TASKS + "/{task}/stop",
+    response_model=operations.TaskState,
+    responses=refusals(*_OPERATOR, problems.TASK_UNKNOWN, problems.TASK_ENDED),
+    summary="Stop a task",
+)
+async def stop_task(
+    task: Name, given: Given, token: OperatorToken
+) -> operations.TaskState:
+    """Stop a task: its open round is abandoned, what it published stays."""
+
+    def call() -> operations.TaskState:
+        devices.authenticate_operator(given.store, token)
+        return rendering.task_state(
+            tasks.stop(given.store, task_id=task, now=given.clock.now())
+        )
+
+    return await given.call(call)
+
+
+@router.get(
+    paths.TASKS + "/{task}/rounds",
+    response_model=operations.RoundList,
+    responses=refusals(*_OPERATOR, problems.TASK_UNKNOWN),
+    summary="List a task's rounds",
+)
+async def list_rounds(
+    task: Name, given: Given, token: OperatorToken
+) -> operations.RoundList:
+    """List every attempt at every round, oldest first."""
+
+    def call() -> operations.RoundList:
+        devices.authenticate_operator(given.store, token)
+        views = tasks.list_rounds(given.store, task_id=task, now=given.clock.now())
+        return operations.RoundList(
+            rounds=tuple(rendering.round_state(view) for view in views)
+        )
+
+    return await given.call(call)
+
+
+@router.get(
+    paths.TASKS + "/{task}/metrics",
+    response_model=operations.MetricsList,
+    responses=refusals(*_OPERATOR, problems.TASK_UNKNOWN),
+    summary="List how good a task's versions are",
+)
+async def list_metrics(
+    task: Name, given: Given, token: OperatorToken
+) -> operations.MetricsList:
+    """List training, federated and held-out figures of every version."""
+
+    def call() -> operations.MetricsList:
+        devices.authenticate_operator(given.store, token)
+        views = tasks.list_metrics(given.store, task_id=task)
+        return operations.MetricsList(
+            versions=tuple(rendering.version_metrics(view) for view in views)
+        )
+
+    return await given.call(call)
+
+
+@router.post(
+    paths.TASKS + "/{task}/metrics",
+    response_model=operations.VersionMetrics,
+    responses=refusals(*_OPERATOR, problems.TASK_UNKNOWN, problems.VERSION_UNKNOWN),
+    summary="Record a held-out figure",
+)
+async def record_held_out(
+    task: Name,
+    body: operations.HeldOutReport,
+    given: Given,
+    token: OperatorToken,
+) -> operations.VersionMetrics:
+    """Record what you measured of a version on examples of your own."""
+
+    def call() -> operations.VersionMetrics:
+        devices.authenticate_operator(given.store, token)
+        view = tasks.record_held_out(
+            given.store,
+            task_id=task,
+            number=body.version,
+            score=Score(
+                examples=body.score.examples,
+                loss=body.score.loss,
+                accuracy=body.score.accuracy,
+            ),
+            now=given.clock.now(),
+        )
+        return rendering.version_metrics(view)
+
+    return await given.call(call)
+
+
+async def _authenticated(given: Given, token: OperatorToken) -> None:
+    await given.call(
+        functools.partial(devices.authenticate_operator, given.store, token)
+    )
+
+
+@router.get(
+    paths.EVENTS,
+    response_class=EventSourceResponse,
+    responses=refusals(*_OPERATOR),
+    dependencies=[fastapi.Depends(_authenticated)],
+    summary="Follow what happens",
+)
+async def stream_events(
+    given: Given,
+    after: Annotated[
+        int, Query(ge=0, description="Only events with a greater id.")
+    ] = 0,
+    last_event_id: Annotated[
+        int | None, Header(ge=0, description="Sent by browsers that reconnect.")
+    ] = None,
+) -> AsyncIterator[ServerSentEvent]:
+    """Stream the history as server-sent events: `id`, `event` (its type), `data`."""
+    position = after if last_event_id is None else last_event_id
+    while not given.watcher.stopped:
+        recorded = await given.call(
+            functools.partial(
+                tasks.list_events, given.store, after=position, limit=_STREAM_BATCH
+            )
+        )
+        for each in recorded:
+            position = each.id
+            yield ServerSentEvent(
+                data=rendering.event(each).model_dump(mode="json"),
+                event=each.happening,
+                id=str(each.id),
+            )
+        if not recorded:
+            await given.watcher.wait_for_events(position, _STREAM_WAIT_S)

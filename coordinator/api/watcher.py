@@ -1,0 +1,101 @@
+"""Wakes who waits for news: long check-ins and event streams.
+
+The history in the database is the news. One task of the process looks for new events
+while anybody waits, so that a thousand waiting devices cost one query a look.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from starlette.concurrency import run_in_threadpool
+
+from coordinator.domain.events import MAKES_WORK
+from coordinator.store.engine import Store
+from coordinator.usecases import tasks
+
+log = logging.getLogger(__name__)
+
+
+class Watcher:
+    """Tells waiting coroutines of the process when something has happened."""
+
+    def __init__(self, store: Store, *, interval_s: float) -> None:
+        """Look every ``interval_s`` seconds while anybody waits."""
+        self._store = store
+        self._interval_s = interval_s
+        self._seen = 0  # newest event that was looked at
+        self._work = 0  # newest event that may have made work
+        self._waiting = 0
+        self._wanted = asyncio.Event()
+        self._news = asyncio.Condition()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self.stopped = False
+
+    @property
+    def newest_work(self) -> int:
+        """Id of the newest known event after which a check-in may succeed."""
+        return self._work
+
+    async def run(self) -> None:
+        """Look until cancelled."""
+        self._loop = asyncio.get_running_loop()
+        self._seen = await run_in_threadpool(tasks.last_event_id, self._store)
+        while True:
+            await self._wanted.wait()
+            try:
+                await self._look()
+            except Exception:  # the edge of the loop
+                log.exception("could not look for news")
+            await asyncio.sleep(self._interval_s)
+
+    async def wait_for_work(self, after: int, timeout_s: float) -> None:
+        """Return when an event newer than ``after`` may have made work, or in time.
+
+        Args:
+            after: ``newest_work`` as it was before the check-in that found nothing.
+            timeout_s: Seconds to wait at most.
+        """
+        await self._wait(lambda: self._work > after, timeout_s)
+
+    async def wait_for_events(self, after: int, timeout_s: float) -> None:
+        """Return when there are events newer than ``after``, or in time."""
+        await self._wait(lambda: self._seen > after, timeout_s)
+
+    def stop_soon(self) -> None:
+        """Let go of everyone who waits: the process ends. Safe in a signal handler."""
+        self.stopped = True
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._wake_all)
+
+    def _wake_all(self) -> None:
+        async def wake() -> None:
+            async with self._news:
+                self._news.notify_all()
+
+        self._waking = asyncio.create_task(wake())
+
+    async def _look(self) -> None:
+        new = await run_in_threadpool(
+            tasks.list_events, self._store, after=self._seen, limit=10_000
+        )
+        if not new:
+            return
+        async with self._news:
+            self._seen = new[-1].id
+            work = [event.id for event in new if event.happening in MAKES_WORK]
+            self._work = max([self._work, *work])
+            self._news.notify_all()
+
+    async def _wait(self, happened: Callable[[], bool], timeout_s: float) -> None:
+        self._waiting += 1
+        self._wanted.set()
+        try:
+            async with asyncio.timeout(timeout_s), self._news:
+                await self._news.wait_for(lambda: happened() or self.stopped)
+        except TimeoutError:
+            pass
+        finally:
+            self._waiting -= 1
+            if self._waiting == 0:
+                self._wanted.clear()

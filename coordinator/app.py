@@ -1,0 +1,263 @@
+r"""Composition root: how the parts become processes. The map of the whole.
+
+    serve ---+--- API process: uvicorn -> api -> usecases -> store
+             |
+             +--- worker process: worker -> usecases -> store
+                                     \-> compute (Keras), imported there alone
+
+Settings are read here and in ``__main__`` only.
+"""
+
+import asyncio
+import contextlib
+import importlib.metadata
+import importlib.util
+import logging
+import os
+import pathlib
+import secrets
+import signal
+import socket
+import sys
+import threading
+import types
+from typing import Final
+
+import fastapi
+import uvicorn
+
+from coordinator.api import application
+from coordinator.api.services import Services
+from coordinator.api.watcher import Watcher
+from coordinator.clock import SystemClock
+from coordinator.config import Settings
+from coordinator.store import schema
+from coordinator.store.blobs import BlobStore
+from coordinator.store.engine import Store
+from coordinator.usecases import devices, models
+from coordinator.worker import Worker
+
+log = logging.getLogger(__name__)
+
+OPERATOR_TOKEN_FILE: Final = "operator.token"  # noqa: S105 - a file name
+_PARENT_VARIABLE: Final = "SHOAL_PARENT_PID"
+_RESPAWN_AFTER_S: Final = 1.0
+_STOP_WITHIN_S: Final = 10.0
+
+
+EXIT_UNUSABLE: Final = 78  # EX_CONFIG: starting again would change nothing
+
+
+class CannotStart(Exception):
+    """The settings ask for what this machine does not have."""
+
+
+def configure_logging(settings: Settings) -> None:
+    """Log to standard error, one line a record."""
+    logging.basicConfig(
+        level=settings.log_level.upper(),
+        format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
+    )
+    # What these say at every start or request would drown what matters.
+    for chatty in ("uvicorn.access", "uvicorn.error", "alembic"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+def open_store(settings: Settings) -> Store:
+    """Open the database, whatever its schema."""
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    return Store(settings.url)
+
+
+def open_blobs(settings: Settings) -> BlobStore:
+    """Open the blob store."""
+    return BlobStore(settings.data_dir / "blobs")
+
+
+def prepare(settings: Settings) -> tuple[Store, BlobStore]:
+    """Open database and blobs, admit the operator, register the models that ship.
+
+    Raises:
+        SchemaMismatch: The database has another schema than this code.
+        InvalidModel, ModelExists: A folder of ``models_dir`` is unusable.
+    """
+    store = open_store(settings)
+    schema.ensure(store)
+    blobs = open_blobs(settings)
+    clock = SystemClock()
+    devices.admit_operator(store, operator_token(settings), now=clock.now())
+    for folder in _model_folders(settings):
+        models.register(store, blobs, folder, now=clock.now())
+    return store, blobs
+
+
+def operator_token(settings: Settings) -> str:
+    """Return the operator's token, made at first start, readable by its owner alone."""
+    path = settings.data_dir / OPERATOR_TOKEN_FILE
+    with contextlib.suppress(FileNotFoundError):
+        return path.read_text(encoding="ascii").strip()
+    token = secrets.token_urlsafe(32)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w", encoding="ascii") as file:
+        file.write(token + "\n")
+    return token
+
+
+def create_api(settings: Settings, store: Store, blobs: BlobStore) -> fastapi.FastAPI:
+    """Return the ASGI application."""
+    services = Services(
+        store=store,
+        blobs=blobs,
+        clock=SystemClock(),
+        watcher=Watcher(store, interval_s=settings.watch_interval_s),
+        wait_s=settings.wait_s,
+    )
+    return application.create(services, version=importlib.metadata.version("shoal"))
+
+
+def serve(settings: Settings, *, with_worker: bool) -> None:
+    """Run the API, and a worker process beside it, until told to stop."""
+    store, blobs = prepare(settings)
+    app = create_api(settings, store, blobs)
+    listener = socket.create_server(
+        (settings.host, settings.port), backlog=2048, reuse_port=False
+    )
+    config = uvicorn.Config(
+        app,
+        loop="uvloop",
+        http="httptools",
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=5,
+        timeout_keep_alive=75,
+    )
+    server = _Server(config, app.state.services.watcher)
+    # uvicorn raises what it caught again when it is done; the worker still runs then.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+    try:
+        with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+            runner.run(_serve(server, listener, with_worker=with_worker))
+    finally:
+        store.close()
+
+
+def work(settings: Settings) -> None:
+    """Run a worker until told to stop, or until the API that started it is gone."""
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    parent = os.environ.get(_PARENT_VARIABLE)
+    if parent is not None:
+        threading.Thread(
+            target=_stop_with_parent, args=(int(parent), stop), daemon=True
+        ).start()
+    # The API process imports this module too, and must never load TensorFlow.
+    from coordinator.compute import backend  # noqa: PLC0415 - see above
+    from coordinator.compute.engine import Engine  # noqa: PLC0415 - see above
+
+    try:
+        device = backend.select_device(settings.compute)
+    except backend.GpuUnavailable as error:
+        raise CannotStart(str(error)) from error
+    store = open_store(settings)
+    schema.ensure(store)
+    engine = Engine(device)
+    for model, _, _ in models.list_models(store):
+        if stop.is_set():
+            break
+        engine.warm_up(model.manifest.trainable_size)
+    name = f"{socket.gethostname()}-{os.getpid()}"
+    log.info("worker %s computes with %s", name, device.description)
+    worker = Worker(
+        store,
+        open_blobs(settings),
+        engine,
+        SystemClock(),
+        name=name,
+        interval_s=settings.worker_interval_s,
+    )
+    worker.run(stop)
+    store.close()
+
+
+class _Server(uvicorn.Server):
+    """Lets go of waiting devices as soon as it is told to stop."""
+
+    def __init__(self, config: uvicorn.Config, watcher: Watcher) -> None:
+        super().__init__(config)
+        self._watcher = watcher
+
+    def handle_exit(self, sig: int, frame: types.FrameType | None) -> None:
+        super().handle_exit(sig, frame)
+        self._watcher.stop_soon()
+
+
+async def _serve(
+    server: uvicorn.Server, listener: socket.socket, *, with_worker: bool
+) -> None:
+    host, port = listener.getsockname()[:2]
+    log.info("coordinator listens on http://%s:%d (API at /docs)", host, port)
+    if not with_worker:
+        await server.serve(sockets=[listener])
+        return
+    keeping = asyncio.create_task(_keep_worker(server))
+    try:
+        await server.serve(sockets=[listener])
+    finally:
+        keeping.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await keeping
+
+
+async def _keep_worker(server: uvicorn.Server) -> None:
+    """Keep one worker process alive.
+
+    Raises:
+        CannotStart: The worker says that it never will.
+    """
+    environment = os.environ | {_PARENT_VARIABLE: str(os.getpid())}
+    while True:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "coordinator", "worker", env=environment
+        )
+        try:
+            code = await process.wait()
+        except asyncio.CancelledError:
+            await _end(process)
+            raise
+        if code == EXIT_UNUSABLE:
+            server.should_exit = True
+            raise CannotStart("the worker cannot start; its message is above")
+        log.error("the worker ended with code %d and is started again", code)
+        await asyncio.sleep(_RESPAWN_AFTER_S)
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is not None:
+        return
+    process.terminate()
+    try:
+        async with asyncio.timeout(_STOP_WITHIN_S):
+            await process.wait()
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+
+
+def _stop_with_parent(parent: int, stop: threading.Event) -> None:
+    while not stop.wait(0.5):
+        if os.getppid() != parent:
+            log.warning("the API is gone, the worker stops")
+            stop.set()
+
+
+def _model_folders(settings: Settings) -> list[pathlib.Path]:
+    root = settings.models_dir
+    if root is None:
+        # Found, not imported: the package that builds models needs TensorFlow.
+        spec = importlib.util.find_spec("tflite_models")
+        if spec is None or spec.origin is None:
+            return []
+        root = pathlib.Path(spec.origin).parent / "artefacts"
+    return sorted(path.parent for path in root.glob(f"*/{models.MANIFEST_FILE}"))

@@ -1,0 +1,130 @@
+"""Settings: from ``SHOAL_*`` variables and a TOML file, read once at start.
+
+A variable beats the file, the file beats the default. Only ``app`` and ``__main__``
+read settings; everything below is handed plain values.
+"""
+
+import os
+import pathlib
+from typing import Literal
+
+import pydantic
+import pydantic_settings
+from pydantic import Field
+from pydantic_settings import PydanticBaseSettingsSource
+
+CONFIG_VARIABLE = "SHOAL_CONFIG"
+
+
+class InvalidSettings(ValueError):
+    """A setting is unknown, malformed or out of range; the message names it."""
+
+
+class Settings(pydantic_settings.BaseSettings):
+    """Every setting, with its range and default."""
+
+    model_config = pydantic_settings.SettingsConfigDict(
+        env_prefix="SHOAL_", extra="forbid", frozen=True
+    )
+
+    data_dir: pathlib.Path = Field(
+        pathlib.Path("data"),
+        description="Folder of the database, the blobs and the operator's token. "
+        "Created if need be.",
+    )
+    database_url: str | None = Field(
+        None,
+        description="`postgresql://user:password@host/name` or `sqlite:///path`. "
+        "Default: `coordinator.db` in the data folder.",
+    )
+    host: str = Field(
+        "127.0.0.1",
+        description="Address to listen on. The default is reachable from this machine "
+        "only; put a proxy that speaks TLS in front of any other.",
+    )
+    port: int = Field(8000, ge=1, le=65535, description="Port to listen on.")
+    models_dir: pathlib.Path | None = Field(
+        None,
+        description="Folder with one folder a model, each registered at start. "
+        "Default: the models that ship with Shoal.",
+    )
+    compute: Literal["auto", "cpu", "gpu"] = Field(
+        "auto",
+        description="Where the worker computes. `auto` takes a GPU if there is one; "
+        "`gpu` refuses to start without.",
+    )
+    wait_s: float = Field(
+        5.0,
+        gt=0,
+        le=86_400,
+        description="Mean seconds that a device without work is told to wait "
+        "(jittered by half to either side).",
+    )
+    worker_interval_s: float = Field(
+        0.02,
+        gt=0,
+        le=60,
+        description="Seconds between two looks of an idle worker at the database.",
+    )
+    watch_interval_s: float = Field(
+        0.02,
+        gt=0,
+        le=60,
+        description="Seconds between two looks of the API for news that waiting "
+        "devices and event streams are told of.",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severity that is logged."
+    )
+
+    @property
+    def url(self) -> str:
+        """The database's URL."""
+        if self.database_url is not None:
+            return self.database_url
+        return f"sqlite:///{self.data_dir.resolve() / 'coordinator.db'}"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[pydantic_settings.BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the signature is pydantic's
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the signature is pydantic's
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Take arguments, then variables, then the TOML file."""
+        file = os.environ.get(CONFIG_VARIABLE)
+        if file is None:
+            return init_settings, env_settings
+        toml = pydantic_settings.TomlConfigSettingsSource(settings_cls, file)
+        return init_settings, env_settings, toml
+
+
+def read_settings() -> Settings:
+    """Read the settings.
+
+    Raises:
+        InvalidSettings: A setting is unknown, malformed or out of range, or the file
+            that ``SHOAL_CONFIG`` names does not exist.
+    """
+    file = os.environ.get(CONFIG_VARIABLE)
+    if file is not None and not pathlib.Path(file).is_file():
+        raise InvalidSettings(f"{CONFIG_VARIABLE} names {file}, which is no file")
+    known = {f"SHOAL_{name}".upper() for name in Settings.model_fields}
+    known.add(CONFIG_VARIABLE)
+    unknown = sorted(
+        name
+        for name in os.environ
+        if name.startswith("SHOAL_") and name not in known | _FOREIGN
+    )
+    if unknown:
+        raise InvalidSettings(f"unknown settings: {', '.join(unknown)}")
+    try:
+        return Settings()
+    except (pydantic.ValidationError, ValueError) as error:
+        raise InvalidSettings(str(error)) from error
+
+
+#: Variables of the other programs of this project.
+_FOREIGN = frozenset({"SHOAL_CACHE", "SHOAL_OPERATOR_TOKEN", "SHOAL_PARENT_PID"})

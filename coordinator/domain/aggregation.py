@@ -1,0 +1,50 @@
+"""Which updates are summed, in which order, with which weight.
+
+The aggregate is ``sum(w_i * delta_i) / sum(w_i)`` with ``w_i`` the examples of device
+``i`` (McMahan et al. 2017, FedAvg). Floating-point sums depend on their order, so it is
+fixed by the updates' own digests: neither who came first nor how devices are named can
+change a bit of the result.
+"""
+
+import dataclasses
+from collections.abc import Iterable
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class AcceptedUpdate:
+    """An update that counts, without its delta."""
+
+    assignment_id: str
+    blob: str  #: where the body lies
+    sha256: str
+    size_bytes: int
+    examples: int  #: the weight
+    train_loss: float
+    train_accuracy: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """How good a model is on some examples: means over all of them."""
+
+    examples: int
+    loss: float
+    accuracy: float
+
+
+def in_fold_order(updates: Iterable[AcceptedUpdate]) -> list[AcceptedUpdate]:
+    """Return the updates in the order in which they are summed."""
+    return sorted(updates, key=lambda update: (update.sha256, update.assignment_id))
+
+
+def train_score(updates: Iterable[AcceptedUpdate]) -> Score | None:
+    """Return the devices' training metrics, weighted by examples; none if no update."""
+    ordered = in_fold_order(updates)
+    examples = sum(update.examples for update in ordered)
+    if examples == 0:
+        return None
+    return Score(
+        examples=examples,
+        loss=sum(u.examples * u.train_loss for u in ordered) / examples,
+        accuracy=sum(u.examples * u.train_accuracy for u in ordered) / examples,
+    )

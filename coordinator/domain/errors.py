@@ -1,0 +1,132 @@
+"""Every refusal: the other side is wrong or late, and nothing was changed.
+
+DomainError
++-- Unauthenticated, Forbidden
++-- IdempotencyKeyReused
++-- ModelUnknown, VersionUnknown, ModelExists
++-- AssignmentUnknown, ForeignAssignment, WrongKind
++-- LeaseLapsed, RoundClosed, AssignmentEnded, AlreadyReported
++-- DigestMismatch, InvalidEvaluation
++-- TaskUnknown, TaskExists, TaskEnded
+"""
+
+
+class DomainError(Exception):
+    """A refusal. The message states the fact and the value, never a secret."""
+
+
+class Unauthenticated(DomainError):
+    """The token is missing or unknown."""
+
+
+class Forbidden(DomainError):
+    """The token is known, but not for this."""
+
+
+class IdempotencyKeyReused(DomainError):
+    """The key of a check-in belongs to an assignment that has ended."""
+
+    def __init__(self, assignment_id: str) -> None:
+        super().__init__(f"the key belongs to assignment {assignment_id}, which ended")
+
+
+class ModelUnknown(DomainError):
+    """No model has this name."""
+
+    def __init__(self, model: str) -> None:
+        super().__init__(f"no model is named {model!r}")
+
+
+class VersionUnknown(DomainError):
+    """The model has no such version."""
+
+    def __init__(self, model: str, number: int) -> None:
+        super().__init__(f"model {model!r} has no version {number}")
+
+
+class ModelExists(DomainError):
+    """Another manifest is registered under this name."""
+
+    def __init__(self, model: str) -> None:
+        super().__init__(f"model {model!r} is registered with another manifest")
+
+
+class AssignmentUnknown(DomainError):
+    """No assignment has this id."""
+
+    def __init__(self, assignment_id: str) -> None:
+        super().__init__(f"no assignment has the id {assignment_id}")
+
+
+class ForeignAssignment(DomainError):
+    """The assignment was leased to another device."""
+
+    def __init__(self, assignment_id: str) -> None:
+        super().__init__(f"assignment {assignment_id} is another device's")
+
+
+class WrongKind(DomainError):
+    """A result of another kind than the assignment asks for."""
+
+    def __init__(self, assignment_id: str, kind: str) -> None:
+        super().__init__(f"assignment {assignment_id} asks to {kind}")
+
+
+class LeaseLapsed(DomainError):
+    """The device was silent for too long."""
+
+    def __init__(self, assignment_id: str) -> None:
+        super().__init__(f"the lease of assignment {assignment_id} has lapsed")
+
+
+class RoundClosed(DomainError):
+    """The round's phase does not take this."""
+
+    def __init__(self, round_id: int, phase: str, event: str) -> None:
+        super().__init__(f"round {round_id} is {phase} and takes no {event}")
+
+
+class AssignmentEnded(DomainError):
+    """The device gave the assignment up before."""
+
+    def __init__(self, assignment_id: str) -> None:
+        super().__init__(f"assignment {assignment_id} was given up")
+
+
+class AlreadyReported(DomainError):
+    """Another result of this assignment was accepted before."""
+
+    def __init__(self, assignment_id: str) -> None:
+        super().__init__(f"assignment {assignment_id} has another accepted result")
+
+
+class DigestMismatch(DomainError):
+    """The body's digest is not the one its header names."""
+
+    def __init__(self, expected: str, actual: str) -> None:
+        super().__init__(f"Content-Digest says {expected}, the body has {actual}")
+
+
+class InvalidEvaluation(DomainError):
+    """The sums of an evaluation contradict each other."""
+
+
+class TaskUnknown(DomainError):
+    """No task has this id."""
+
+    def __init__(self, task_id: str) -> None:
+        super().__init__(f"no task is named {task_id!r}")
+
+
+class TaskExists(DomainError):
+    """A task has this id already."""
+
+    def __init__(self, task_id: str) -> None:
+        super().__init__(f"a task is named {task_id!r} already")
+
+
+class TaskEnded(DomainError):
+    """The task has finished or stopped."""
+
+    def __init__(self, task_id: str, status: str) -> None:
+        super().__init__(f"task {task_id!r} has {status}")

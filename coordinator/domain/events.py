@@ -1,0 +1,54 @@
+"""What happens, as it is kept in the history."""
+
+import dataclasses
+import datetime as dt
+import enum
+from collections.abc import Mapping
+from typing import Any, Final
+
+
+class Happening(enum.StrEnum):
+    """The types of event. The value is what the database stores."""
+
+    DEVICE_ENROLLED = "device_enrolled"
+    MODEL_REGISTERED = "model_registered"
+    TASK_CREATED = "task_created"
+    TASK_FINISHED = "task_finished"
+    TASK_STOPPED = "task_stopped"
+    ROUND_OPENED = "round_opened"
+    ROUND_AGGREGATING = "round_aggregating"  # it has its results
+    ROUND_CLAIMED = "round_claimed"  # a worker folds it
+    ROUND_COMMITTED = "round_committed"
+    ROUND_ABANDONED = "round_abandoned"
+    VERSION_PUBLISHED = "version_published"
+    PLACE_LEASED = "place_leased"
+    RESULT_ACCEPTED = "result_accepted"
+    DEVICE_FAILED = "device_failed"  # a device gave up, which freed its place
+    LEASE_LAPSED = "lease_lapsed"  # a device was silent, which freed its place
+    VERSION_SCORED = "version_scored"
+
+
+#: After one of these a device that waits may get another answer.
+MAKES_WORK: Final = frozenset(
+    {
+        Happening.ROUND_OPENED,
+        Happening.DEVICE_FAILED,
+        Happening.LEASE_LAPSED,
+        Happening.TASK_FINISHED,
+        Happening.TASK_STOPPED,
+        Happening.ROUND_COMMITTED,
+        Happening.ROUND_ABANDONED,
+    }
+)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Recorded:
+    """One event as it was kept."""
+
+    id: int
+    at: dt.datetime
+    happening: Happening
+    task: str | None
+    round_id: int | None
+    data: Mapping[str, Any]

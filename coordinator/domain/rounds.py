@@ -1,0 +1,177 @@
+"""The round: one collection of results, from opening to release.
+
+                 goal reached, or deadline with the minimum
+    collecting ------------------------------------------> aggregating
+        |                                                       |
+        | deadline below the minimum,             released      |  claimed too often,
+        | or cancelled                                  v       v  or cancelled
+    abandoned                                   committed / abandoned
+
+*collecting*: devices check in, hold leased assignments and report. Its deadline ends it
+whatever they do. *aggregating*: a worker claims the round until the deadline, which is
+the worker's lease; when that passes, another worker may claim it, so a worker that dies
+costs time and nothing else. *committed* and *abandoned* are terminal.
+"""
+
+import dataclasses
+import datetime as dt
+import enum
+import math
+from collections.abc import Mapping
+from typing import Final
+
+from coordinator.domain.errors import RoundClosed
+from coordinator.protocol.vocabulary import Kind
+
+FOLD_LEASE: Final = dt.timedelta(seconds=60)
+MAX_CLAIMS: Final = 5
+
+
+class Phase(enum.StrEnum):
+    """Where a round is. The value is what the database stores."""
+
+    COLLECTING = "collecting"
+    AGGREGATING = "aggregating"
+    COMMITTED = "committed"  # terminal: a version or an evaluation is published
+    ABANDONED = "abandoned"  # terminal: nothing leaves
+
+
+class Event(enum.StrEnum):
+    """What can happen to a round."""
+
+    GOAL_REACHED = "goal_reached"  # the goal's last result was accepted
+    MINIMUM_MET = "minimum_met"  # the deadline passed with enough results
+    MINIMUM_MISSED = "minimum_missed"  # the deadline passed with too few
+    CLAIMED = "claimed"  # a worker took the round to fold it
+    RELEASED = "released"  # the result was published
+    GIVEN_UP = "given_up"  # folding failed too often, or its result is unusable
+    CANCELLED = "cancelled"  # an operator stopped the task
+
+
+TRANSITIONS: Final[Mapping[Phase, Mapping[Event, Phase]]] = {
+    Phase.COLLECTING: {
+        Event.GOAL_REACHED: Phase.AGGREGATING,
+        Event.MINIMUM_MET: Phase.AGGREGATING,
+        Event.MINIMUM_MISSED: Phase.ABANDONED,
+        Event.CANCELLED: Phase.ABANDONED,
+    },
+    Phase.AGGREGATING: {
+        Event.CLAIMED: Phase.AGGREGATING,
+        Event.RELEASED: Phase.COMMITTED,
+        Event.GIVEN_UP: Phase.ABANDONED,
+        Event.CANCELLED: Phase.ABANDONED,
+    },
+    Phase.COMMITTED: {},
+    Phase.ABANDONED: {},
+}
+TERMINAL: Final = frozenset(phase for phase, row in TRANSITIONS.items() if not row)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """When a round has enough results, and how long it waits for them."""
+
+    goal: int
+    minimum: int
+    over_select: float  #: share of the goal, 0.3 = 30 % more places
+    lease_s: float
+    deadline_s: float
+
+    @property
+    def places(self) -> int:
+        """The most devices that hold a place, accepted ones included."""
+        return self.goal + math.ceil(round(self.goal * self.over_select, 9))
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class NewRound:
+    """A round before the database has named it."""
+
+    task: str
+    kind: Kind
+    number: int  #: within the task, from 1
+    attempt: int  #: from 1
+    model: str
+    base_version: int
+    policy: Policy
+    opened_at: dt.datetime
+
+    @property
+    def deadline(self) -> dt.datetime:
+        """When collecting ends."""
+        return self.opened_at + dt.timedelta(seconds=self.policy.deadline_s)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Round:
+    """One attempt at one round."""
+
+    id: int
+    task: str
+    kind: Kind
+    number: int
+    attempt: int
+    model: str
+    base_version: int
+    policy: Policy
+    phase: Phase
+    deadline: dt.datetime  #: when the present phase ends
+    opened_at: dt.datetime
+    claims: int  #: how often a worker took it to fold
+    owner: str | None  #: the worker that holds it
+    result_version: int | None
+    closed_at: dt.datetime | None
+    reason: str | None
+    revision: int  #: grows by one with every change
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether nothing can happen to it any more."""
+        return self.phase in TERMINAL
+
+    def takes_results(self, now: dt.datetime) -> bool:
+        """Whether a device may still join or report."""
+        return self.phase is Phase.COLLECTING and now < self.deadline
+
+    def after(
+        self,
+        event: Event,
+        *,
+        now: dt.datetime,
+        owner: str | None = None,
+        result_version: int | None = None,
+        reason: str | None = None,
+    ) -> "Round":
+        """Return the round as ``event`` leaves it.
+
+        Raises:
+            RoundClosed: The phase does not take ``event``.
+        """
+        phase = TRANSITIONS[self.phase].get(event)
+        if phase is None:
+            raise RoundClosed(self.id, self.phase, event)
+        claimed = event is Event.CLAIMED
+        return dataclasses.replace(
+            self,
+            phase=phase,
+            # A round that enters aggregating may be claimed at once.
+            deadline=now + FOLD_LEASE if claimed else now,
+            claims=self.claims + claimed,
+            owner=owner,
+            result_version=result_version,
+            closed_at=now if phase in TERMINAL else None,
+            reason=reason,
+            revision=self.revision + 1,
+        )
+
+
+def due_event(round_: Round, *, now: dt.datetime, accepted: int) -> Event | None:
+    """Return what has to happen to a collecting round now, if anything does."""
+    if round_.phase is not Phase.COLLECTING:
+        return None
+    if accepted >= round_.policy.goal:
+        return Event.GOAL_REACHED
+    if now < round_.deadline:
+        return None
+    enough = accepted >= round_.policy.minimum
+    return Event.MINIMUM_MET if enough else Event.MINIMUM_MISSED

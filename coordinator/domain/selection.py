@@ -1,0 +1,47 @@
+"""Who gets a place in a round."""
+
+import datetime as dt
+from collections.abc import Sequence
+from typing import Final
+
+from coordinator.domain.assignments import Assignment, Counts, State
+from coordinator.domain.rounds import Round
+from coordinator.protocol.vocabulary import WaitReason
+
+MAX_FAILURES: Final = 3  #: after so many a device waits for the next round
+
+
+def reason_to_wait(
+    round_: Round,
+    counts: Counts,
+    own: Sequence[Assignment],
+    *,
+    now: dt.datetime,
+) -> WaitReason | None:
+    """Return why a device gets no place in ``round_`` now, or ``None`` if it does.
+
+    Args:
+        round_: A round of a running task.
+        counts: Where the round's assignments are.
+        own: The device's own assignments in this round, none of them live.
+        now: The present moment.
+    """
+    if not round_.takes_results(now):
+        return WaitReason.NO_OPEN_ROUND
+    if any(assignment.state is State.ACCEPTED for assignment in own):
+        return WaitReason.ALREADY_REPORTED
+    if sum(assignment.state is State.FAILED for assignment in own) >= MAX_FAILURES:
+        return WaitReason.NO_OPEN_ROUND
+    if counts.live + counts.accepted >= round_.policy.places:
+        return WaitReason.ROUND_FULL
+    return None
+
+
+def jittered(base_s: float, draw: float) -> float:
+    """Return a wait in seconds, within half of ``base_s`` to either side.
+
+    Args:
+        base_s: Mean wait.
+        draw: Uniform in [0, 1).
+    """
+    return base_s * (0.5 + draw)

@@ -1,0 +1,109 @@
+"""The task: when it opens its next round, and when it ends."""
+
+import dataclasses
+import datetime as dt
+import enum
+
+from coordinator.domain import rounds
+from coordinator.protocol.plans import EvaluationPlan, Plan
+from coordinator.protocol.vocabulary import Kind
+
+
+class Status(enum.StrEnum):
+    """Whether a task goes on. The value is what the database stores."""
+
+    RUNNING = "running"
+    FINISHED = "finished"  # every round of the plan is committed
+    STOPPED = "stopped"  # it cannot go on; the reason says why
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """One model trained under one plan."""
+
+    id: str
+    plan: Plan
+    status: Status
+    reason: str | None
+    version: int  #: newest published version of its model
+    rounds_committed: int
+    created_at: dt.datetime
+    revision: int  #: grows by one with every change
+
+    def after_commit(self, version: int) -> "Task":
+        """Return the task with one more training round committed."""
+        committed = self.rounds_committed + 1
+        done = committed >= self.plan.rounds
+        return dataclasses.replace(
+            self,
+            version=version,
+            rounds_committed=committed,
+            status=Status.FINISHED if done else Status.RUNNING,
+            revision=self.revision + 1,
+        )
+
+    def stopped(self, reason: str) -> "Task":
+        """Return the task as it stops."""
+        return dataclasses.replace(
+            self, status=Status.STOPPED, reason=reason, revision=self.revision + 1
+        )
+
+
+def training_policy(plan: Plan) -> rounds.Policy:
+    """Return when the plan's training rounds close."""
+    return rounds.Policy(
+        goal=plan.round.goal,
+        minimum=plan.round.minimum,
+        over_select=plan.round.over_select,
+        lease_s=plan.round.lease_s,
+        deadline_s=plan.round.deadline_s,
+    )
+
+
+def evaluation_policy(plan: EvaluationPlan) -> rounds.Policy:
+    """Return when the plan's evaluation rounds close."""
+    return rounds.Policy(
+        goal=plan.goal,
+        minimum=plan.minimum,
+        over_select=0.0,
+        lease_s=plan.lease_s,
+        deadline_s=plan.deadline_s,
+    )
+
+
+def next_training_round(
+    task: Task, *, now: dt.datetime, attempt: int = 1
+) -> rounds.NewRound:
+    """Return the training round that a running task opens next."""
+    return rounds.NewRound(
+        task=task.id,
+        kind=Kind.TRAIN,
+        number=task.rounds_committed + 1,
+        attempt=attempt,
+        model=task.plan.model,
+        base_version=task.version,
+        policy=training_policy(task.plan),
+        opened_at=now,
+    )
+
+
+def evaluation_round(task: Task, *, now: dt.datetime) -> rounds.NewRound | None:
+    """Return the evaluation that the newest commit asks for, or none.
+
+    Args:
+        task: The task just after a commit.
+        now: The present moment.
+    """
+    plan = task.plan.evaluation
+    if plan is None or task.rounds_committed % plan.every != 0:
+        return None
+    return rounds.NewRound(
+        task=task.id,
+        kind=Kind.EVALUATE,
+        number=task.rounds_committed,
+        attempt=1,
+        model=task.plan.model,
+        base_version=task.version,
+        policy=evaluation_policy(plan),
+        opened_at=now,
+    )

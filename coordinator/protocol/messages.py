@@ -1,0 +1,154 @@
+"""JSON bodies between a device and the coordinator. Times are UTC, RFC 3339."""
+
+import datetime as dt
+from typing import Annotated, Literal
+
+from pydantic import AwareDatetime, Field
+
+from coordinator.protocol.encodings import MAX_EXAMPLES
+from coordinator.protocol.manifest import Name, Record, Sha256
+from coordinator.protocol.plans import TrainingPlan
+from coordinator.protocol.vocabulary import FailureReason, Kind, WaitReason
+
+Id = Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
+
+
+class Capabilities(Record):
+    """What a device can run."""
+
+    runtime: str = Field(
+        "litert", max_length=40, description="What executes the graphs."
+    )
+    runtime_version: str | None = Field(
+        None, max_length=40, description="Version of that runtime."
+    )
+    encodings: tuple[Literal["f32"], ...] = Field(
+        ("f32",), min_length=1, description="Encodings the device can write."
+    )
+
+
+class EnrolRequest(Record):
+    """A device introduces itself."""
+
+    name: str | None = Field(
+        None, max_length=80, description="A label for operators; need not be unique."
+    )
+    capabilities: Capabilities = Capabilities()
+
+
+class Enrolment(Record):
+    """The device's identity. The token is shown this once."""
+
+    device_id: Id = Field(description="Names the device in lists and logs.")
+    token: str = Field(
+        description="Bearer token of every later call; only its hash is stored."
+    )
+
+
+class CheckInRequest(Record):
+    """A device asks for work."""
+
+    wait_s: float = Field(
+        0,
+        ge=0,
+        le=60,
+        allow_inf_nan=False,
+        description="Seconds that the answer may be held back until there is work; "
+        "0 answers at once.",
+    )
+
+
+class Download(Record):
+    """Immutable bytes to fetch once and keep; cacheable by anyone."""
+
+    url: str = Field(description="Path on the coordinator.")
+    sha256: Sha256 = Field(description="SHA-256 of the bytes, to verify and to cache.")
+    size_bytes: int = Field(description="Length of the bytes.")
+
+
+class Assignment(Record):
+    """A device's leased place in a round."""
+
+    id: Id
+    kind: Kind
+    task: Name
+    round: int = Field(description="Number of the round within its task, from 1.")
+    attempt: int = Field(description="Attempt at this round, from 1.")
+    model: Name
+    version: int = Field(description="Version to start from or to score.")
+    seed: int = Field(
+        description="Mix with round and own identity for local randomness."
+    )
+    training: TrainingPlan | None = Field(
+        description="How to train; absent for kind evaluate."
+    )
+    encoding: Literal["f32"] = Field(
+        "f32", description="Encoding that the update must have."
+    )
+    manifest: Download = Field(description="JSON: tensors, signatures, artefacts.")
+    train_graph: Download = Field(description="The training artefact, a .tflite file.")
+    weights: Download = Field(
+        description="The version's weights, safetensors in manifest order."
+    )
+    report_to: str = Field(
+        description="Path to post the update or the evaluation to, by kind."
+    )
+    failure_to: str = Field(description="Path to post a failure to.")
+    lease_expires_at: AwareDatetime = Field(
+        description="From then on the place is another's and a report is refused."
+    )
+    lease_s: float = Field(description="Seconds of lease that were left when answered.")
+    max_report_bytes: int = Field(
+        description="Size that the report's body may have, before and after coding."
+    )
+
+
+class CheckIn(Record):
+    """Work, or how long to wait for it."""
+
+    assignment: Assignment | None
+    wait_reason: WaitReason | None = Field(description="Absent with an assignment.")
+    retry_after_s: float | None = Field(
+        description="Seconds to the next check-in, jittered; absent with an assignment."
+    )
+
+
+class Receipt(Record):
+    """The update is durable and will be counted once. Safe to forget it now."""
+
+    assignment: Id
+    sha256: Sha256 = Field(description="SHA-256 of the update as accepted.")
+    size_bytes: int
+    examples: int = Field(description="The weight it has in the mean.")
+    accepted_at: AwareDatetime
+
+
+class EvaluationReport(Record):
+    """Sums over the device's own test examples."""
+
+    examples: int = Field(ge=1, le=MAX_EXAMPLES)
+    loss_sum: float = Field(
+        ge=0, allow_inf_nan=False, description="Sum of the examples' cross-entropies."
+    )
+    correct: int = Field(ge=0, description="Examples whose likeliest class is right.")
+
+
+class EvaluationReceipt(Record):
+    """The evaluation is durable and will be counted once."""
+
+    assignment: Id
+    accepted_at: AwareDatetime
+
+
+class FailureReport(Record):
+    """A device gives its assignment up, which frees the place."""
+
+    reason: FailureReason
+    detail: str | None = Field(None, max_length=500)
+
+
+class FailureReceipt(Record):
+    """The place is free."""
+
+    assignment: Id
+    ended_at: dt.datetime

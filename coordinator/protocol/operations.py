@@ -1,0 +1,164 @@
+"""JSON bodies between an operator and the coordinator. Times are UTC, RFC 3339."""
+
+from typing import Any, Literal
+
+from pydantic import AwareDatetime, Field
+
+from coordinator.protocol.manifest import Name, Record, Sha256
+from coordinator.protocol.messages import Id
+from coordinator.protocol.plans import Plan
+from coordinator.protocol.vocabulary import Kind
+
+
+class TaskRequest(Record):
+    """Start a task."""
+
+    id: Name = Field(description="Names the task in every URL; unique.")
+    plan: Plan
+
+
+class RoundState(Record):
+    """One attempt at one round."""
+
+    id: int
+    task: Name
+    kind: Kind
+    number: int = Field(description="Round within the task, from 1.")
+    attempt: int = Field(description="Attempt at this round, from 1.")
+    phase: str = Field(
+        description="collecting, aggregating, committed or abandoned.",
+    )
+    base_version: int = Field(description="Version that the devices start from.")
+    result_version: int | None = Field(description="Version it published, if any.")
+    goal: int
+    minimum: int
+    places: int = Field(description="Most devices that hold a place at once.")
+    assigned: int = Field(description="Devices that hold a live lease now.")
+    reported: int = Field(description="Devices that sent a result or gave up.")
+    accepted: int = Field(description="Results that count.")
+    failed: int = Field(description="Devices that gave up, saying why.")
+    lapsed: int = Field(description="Devices whose lease ran out.")
+    bytes_up: int = Field(description="Bytes of accepted updates.")
+    examples: int = Field(description="Examples behind the accepted results.")
+    train_loss: float | None = Field(description="Mean, weighted by examples.")
+    train_accuracy: float | None = Field(description="Mean, weighted by examples.")
+    opened_at: AwareDatetime
+    deadline: AwareDatetime = Field(description="When the present phase ends.")
+    closed_at: AwareDatetime | None = Field(description="When it reached its end.")
+    reason: str | None = Field(description="Why it was abandoned.")
+
+
+class TaskState(Record):
+    """A task and where it is."""
+
+    id: Name
+    status: Literal["running", "finished", "stopped"]
+    reason: str | None = Field(description="Why it stopped.")
+    plan: Plan
+    version: int = Field(description="Newest published version of its model.")
+    rounds_committed: int
+    created_at: AwareDatetime
+    open_rounds: tuple[RoundState, ...]
+
+
+class TaskList(Record):
+    """Every task, newest first."""
+
+    tasks: tuple[TaskState, ...]
+
+
+class RoundList(Record):
+    """Every attempt at every round of a task, oldest first."""
+
+    rounds: tuple[RoundState, ...]
+
+
+class Score(Record):
+    """How good a version is on some examples."""
+
+    examples: int = Field(ge=1)
+    loss: float = Field(ge=0, allow_inf_nan=False, description="Mean cross-entropy.")
+    accuracy: float = Field(ge=0, le=1)
+
+
+class HeldOutReport(Record):
+    """An operator's own measurement of a version on central held-out examples."""
+
+    version: int = Field(ge=0)
+    score: Score
+
+
+class VersionMetrics(Record):
+    """What is known of how good one version is."""
+
+    version: int
+    round: int | None = Field(description="Round that published it; none for the first")
+    published_at: AwareDatetime
+    train: Score | None = Field(description="As its devices saw it while training.")
+    federated: Score | None = Field(
+        description="On the devices' own test examples, summed over devices."
+    )
+    federated_devices: int | None = Field(description="Devices behind that figure.")
+    held_out: Score | None = Field(description="As the operator measured it centrally.")
+
+
+class MetricsList(Record):
+    """Every version of a task, oldest first."""
+
+    versions: tuple[VersionMetrics, ...]
+
+
+class ModelState(Record):
+    """A model that the coordinator holds."""
+
+    id: Name
+    parameters: int
+    trainable_parameters: int
+    manifest_sha256: Sha256
+    versions: int = Field(description="How many versions were published.")
+    newest_version: int | None
+
+
+class ModelList(Record):
+    """Every model."""
+
+    models: tuple[ModelState, ...]
+
+
+class DeviceState(Record):
+    """An enrolled device."""
+
+    id: Id
+    name: str | None
+    enrolled_at: AwareDatetime
+    accepted: int = Field(description="Results of this device that counted.")
+
+
+class DeviceList(Record):
+    """Enrolled devices, newest first."""
+
+    devices: tuple[DeviceState, ...]
+
+
+class EventRecord(Record):
+    """One thing that happened."""
+
+    id: int = Field(description="Grows; resume a stream with Last-Event-ID.")
+    at: AwareDatetime
+    type: str
+    task: Name | None
+    round_id: int | None
+    data: dict[str, Any]
+
+
+class Health(Record):
+    """The process answers."""
+
+    status: Literal["ok"] = "ok"
+
+
+class Readiness(Record):
+    """Whether the coordinator can serve devices."""
+
+    status: Literal["ready", "not_ready"]
+    checks: dict[str, str] = Field(description="`ok` or what is wrong, by check.")

@@ -1,0 +1,59 @@
+"""The URLs of the API, version 1, relative to the coordinator's address."""
+
+DEVICES = "/v1/devices"
+CHECK_INS = "/v1/check-ins"
+MODELS = "/v1/models"
+TASKS = "/v1/tasks"
+EVENTS = "/v1/events"
+HEALTH = "/healthz"
+READY = "/readyz"
+
+
+def manifest(model: str) -> str:
+    """Where a model's manifest lies."""
+    return f"{MODELS}/{model}/manifest"
+
+
+def train_graph(model: str) -> str:
+    """Where a model's training artefact lies."""
+    return f"{MODELS}/{model}/train.tflite"
+
+
+def weights(model: str, version: int) -> str:
+    """Where the weights of a version lie."""
+    return f"{MODELS}/{model}/versions/{version}/weights"
+
+
+def inference_file(model: str, version: int) -> str:
+    """Where the inference artefact with a version's weights inside lies."""
+    return f"{MODELS}/{model}/versions/{version}/model.tflite"
+
+
+def update(assignment: str) -> str:
+    """Where the device of an assignment posts its update."""
+    return f"/v1/assignments/{assignment}/update"
+
+
+def evaluation(assignment: str) -> str:
+    """Where the device of an assignment posts its evaluation."""
+    return f"/v1/assignments/{assignment}/evaluation"
+
+
+def failure(assignment: str) -> str:
+    """Where the device of an assignment says that it gives up, and why."""
+    return f"/v1/assignments/{assignment}/failure"
+
+
+def task(task_id: str) -> str:
+    """Where a task's state lies."""
+    return f"{TASKS}/{task_id}"
+
+
+def rounds(task_id: str) -> str:
+    """Where a task's rounds lie."""
+    return f"{TASKS}/{task_id}/rounds"
+
+
+def metrics(task_id: str) -> str:
+    """Where the metrics of a task's versions lie."""
+    return f"{TASKS}/{task_id}/metrics"

@@ -1,0 +1,194 @@
+"""Refusals on the wire: RFC 9457 problem documents with stable types.
+
+A device decides by ``type`` alone; ``status`` and ``detail`` are for people.
+"""
+
+import dataclasses
+from http import HTTPStatus
+from typing import Any, Final
+
+import pydantic
+from pydantic import Field
+
+MEDIA_TYPE: Final = "application/problem+json"
+_PREFIX: Final = "urn:shoal:problem:"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ProblemType:
+    """One way to be refused."""
+
+    slug: str
+    status: HTTPStatus
+    title: str
+    retry: bool = False  #: the same request may succeed later
+
+    @property
+    def type(self) -> str:
+        """The stable name on the wire."""
+        return _PREFIX + self.slug
+
+
+class Problem(pydantic.BaseModel):
+    """Why a request was refused. Nothing was changed by it."""
+
+    model_config = pydantic.ConfigDict(extra="allow")
+
+    type: str = Field(
+        description="Stable name of the refusal, the only field to decide by.",
+        examples=[_PREFIX + "lease-lapsed"],
+    )
+    title: str = Field(description="The same for every refusal of this type.")
+    status: int = Field(description="The HTTP status.")
+    detail: str | None = Field(None, description="What was wrong this time.")
+    retry_after_s: float | None = Field(
+        None,
+        description="Seconds to wait before the same request may succeed; "
+        "absent where trying again is of no use.",
+    )
+
+
+def _problem(
+    slug: str, status: HTTPStatus, title: str, *, retry: bool = False
+) -> ProblemType:
+    return ProblemType(slug, status, title, retry)
+
+
+_S = HTTPStatus
+# Anyone
+INVALID_REQUEST = _problem(
+    "invalid-request", _S.UNPROCESSABLE_ENTITY, "The request is not of its form"
+)
+NOT_FOUND = _problem("not-found", _S.NOT_FOUND, "There is nothing here")
+METHOD_NOT_ALLOWED = _problem(
+    "method-not-allowed", _S.METHOD_NOT_ALLOWED, "This path does not take this method"
+)
+UNAUTHENTICATED = _problem(
+    "unauthenticated", _S.UNAUTHORIZED, "A valid bearer token is needed"
+)
+FORBIDDEN = _problem("forbidden", _S.FORBIDDEN, "This token may not do this")
+INTERNAL = _problem(
+    "internal", _S.INTERNAL_SERVER_ERROR, "The coordinator failed", retry=True
+)
+UNAVAILABLE = _problem(
+    "unavailable", _S.SERVICE_UNAVAILABLE, "The coordinator is busy", retry=True
+)
+# Check-in
+IDEMPOTENCY_KEY_NEEDED = _problem(
+    "idempotency-key-needed",
+    _S.BAD_REQUEST,
+    "A check-in needs an Idempotency-Key of 1 to 64 characters",
+)
+IDEMPOTENCY_KEY_REUSED = _problem(
+    "idempotency-key-reused",
+    _S.CONFLICT,
+    "This Idempotency-Key belongs to an assignment that has ended",
+)
+# Models
+MODEL_UNKNOWN = _problem("model-unknown", _S.NOT_FOUND, "No such model")
+VERSION_UNKNOWN = _problem("version-unknown", _S.NOT_FOUND, "No such version")
+MODEL_EXISTS = _problem(
+    "model-exists", _S.CONFLICT, "A different model has this name already"
+)
+# Assignments
+ASSIGNMENT_UNKNOWN = _problem("assignment-unknown", _S.NOT_FOUND, "No such assignment")
+FOREIGN_ASSIGNMENT = _problem(
+    "foreign-assignment", _S.FORBIDDEN, "The assignment belongs to another device"
+)
+WRONG_KIND = _problem(
+    "wrong-kind", _S.CONFLICT, "The assignment asks for another kind of result"
+)
+LEASE_LAPSED = _problem(
+    "lease-lapsed", _S.CONFLICT, "The assignment's lease has lapsed"
+)
+ROUND_CLOSED = _problem("round-closed", _S.CONFLICT, "The round takes no more results")
+ASSIGNMENT_ENDED = _problem(
+    "assignment-ended", _S.CONFLICT, "The device gave this assignment up"
+)
+ALREADY_REPORTED = _problem(
+    "already-reported",
+    _S.CONFLICT,
+    "A different result of this assignment was accepted before",
+)
+# Updates
+DIGEST_NEEDED = _problem(
+    "digest-needed", _S.BAD_REQUEST, "A body needs a Content-Digest with sha-256"
+)
+DIGEST_MISMATCH = _problem(
+    "digest-mismatch", _S.BAD_REQUEST, "The body has another digest than it says"
+)
+UPDATE_TOO_LARGE = _problem(
+    "update-too-large", _S.REQUEST_ENTITY_TOO_LARGE, "The body exceeds an update's size"
+)
+UNSUPPORTED_CODING = _problem(
+    "unsupported-coding",
+    _S.UNSUPPORTED_MEDIA_TYPE,
+    "Content-Encoding must be identity, gzip or zstd",
+)
+BAD_CODING = _problem(
+    "bad-coding", _S.BAD_REQUEST, "The body is not of its Content-Encoding"
+)
+INFLATES_TOO_FAR = _problem(
+    "inflates-too-far",
+    _S.REQUEST_ENTITY_TOO_LARGE,
+    "The body inflates beyond an update's size",
+)
+MALFORMED_TENSORS = _problem(
+    "malformed-tensors", _S.UNPROCESSABLE_ENTITY, "The body is no safetensors body"
+)
+LEFTOVER_BYTES = _problem(
+    "leftover-bytes", _S.UNPROCESSABLE_ENTITY, "The body holds bytes of no tensor"
+)
+WRONG_METADATA = _problem(
+    "wrong-metadata", _S.UNPROCESSABLE_ENTITY, "A metadata field is wrong"
+)
+UNKNOWN_ENCODING = _problem(
+    "unknown-encoding", _S.UNPROCESSABLE_ENTITY, "The encoding is not taken here"
+)
+WRONG_TENSOR_NAMES = _problem(
+    "wrong-tensor-names",
+    _S.UNPROCESSABLE_ENTITY,
+    "The tensors are not the manifest's, in its order",
+)
+WRONG_DTYPE = _problem(
+    "wrong-dtype", _S.UNPROCESSABLE_ENTITY, "A tensor has the wrong dtype"
+)
+WRONG_SHAPE = _problem(
+    "wrong-shape", _S.UNPROCESSABLE_ENTITY, "A tensor has the wrong shape"
+)
+NOT_FINITE = _problem(
+    "not-finite", _S.UNPROCESSABLE_ENTITY, "The delta holds NaN or infinity"
+)
+# Evaluations
+INVALID_EVALUATION = _problem(
+    "invalid-evaluation",
+    _S.UNPROCESSABLE_ENTITY,
+    "The evaluation's sums contradict each other",
+)
+# Operator
+TASK_UNKNOWN = _problem("task-unknown", _S.NOT_FOUND, "No such task")
+TASK_EXISTS = _problem("task-exists", _S.CONFLICT, "A task has this name already")
+TASK_ENDED = _problem("task-ended", _S.CONFLICT, "The task has ended")
+
+ALL: Final[tuple[ProblemType, ...]] = tuple(
+    value for value in list(globals().values()) if isinstance(value, ProblemType)
+)
+
+
+def document(
+    kind: ProblemType,
+    detail: str | None = None,
+    *,
+    retry_after_s: float | None = None,
+    **members: Any,  # noqa: ANN401 - extension members are any JSON
+) -> dict[str, Any]:
+    """Return the problem document, without members that are ``None``."""
+    content = {
+        "type": kind.type,
+        "title": kind.title,
+        "status": int(kind.status),
+        "detail": detail,
+        "retry_after_s": retry_after_s,
+        **members,
+    }
+    return {key: value for key, value in content.items() if value is not None}

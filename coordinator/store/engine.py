@@ -1,0 +1,132 @@
+"""A database, and named transactions in it."""
+
+import dataclasses
+import sqlite3
+import threading
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy import event, exc
+
+T = TypeVar("T")
+MAX_TRIES: Final = 6
+_BUSY_TIMEOUT_MS: Final = 15_000
+#: Postgres: serialization failure, deadlock detected, unique violation. The last is a
+#: race for a place that a second look finds taken; a real bug fails every try.
+_LOST_RACES: Final = frozenset({"40001", "40P01", "23505"})
+
+
+class StaleWrite(Exception):
+    """A row changed between its read and its write. The transaction is run again."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Transaction:
+    """One open transaction. Only ``coordinator.store`` executes statements on it."""
+
+    connection: sa.Connection
+    name: str
+
+    def change_one(self, statement: sa.Update) -> None:
+        """Execute an update that must hit exactly one row.
+
+        Raises:
+            StaleWrite: It hit none: somebody was faster.
+        """
+        if self.connection.execute(statement).rowcount != 1:
+            raise StaleWrite(self.name)
+
+
+class Store:
+    """Runs transactions on SQLite or Postgres, from any thread."""
+
+    def __init__(self, url: str) -> None:
+        """Open the database at ``url``, an SQLAlchemy URL. Connects at first use."""
+        self._engine = _create_engine(url)
+        # SQLite has one writer. Queueing here beats its sleeping busy handler.
+        self._writer = (
+            threading.Lock() if self._engine.dialect.name == "sqlite" else None
+        )
+
+    @property
+    def errors(self) -> tuple[type[Exception], ...]:
+        """What a database that is away or broken raises."""
+        return (exc.DBAPIError, exc.TimeoutError)
+
+    @property
+    def engine(self) -> sa.Engine:
+        """The engine, for migrations."""
+        return self._engine
+
+    def read(self, body: Callable[[Transaction], T]) -> T:
+        """Run ``body`` on one snapshot. It must not write; no writer delays it."""
+        reader = self._engine.execution_options(reads=True)
+        with reader.connect() as connection, connection.begin():
+            return body(Transaction(connection, "read"))
+
+    def run(self, name: str, body: Callable[[Transaction], T]) -> T:
+        """Run ``body`` in one transaction named ``name``.
+
+        Commits when ``body`` returns, rolls back when it raises. Lost races are
+        retried, so ``body`` must do nothing but use the transaction.
+
+        Raises:
+            StaleWrite: Every try lost its race.
+        """
+        for _ in range(MAX_TRIES - 1):
+            try:
+                return self._once(name, body)
+            except StaleWrite:
+                continue
+            except exc.DBAPIError as error:
+                if not _lost_race(error):
+                    raise
+        return self._once(name, body)
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._engine.dispose()
+
+    def _once(self, name: str, body: Callable[[Transaction], T]) -> T:
+        if self._writer is None:
+            with self._engine.begin() as connection:
+                return body(Transaction(connection, name))
+        with self._writer, self._engine.begin() as connection:
+            return body(Transaction(connection, name))
+
+
+def _lost_race(error: exc.DBAPIError) -> bool:
+    return getattr(error.orig, "sqlstate", None) in _LOST_RACES
+
+
+def _create_engine(url: str) -> sa.Engine:
+    parsed = sa.make_url(url)
+    if parsed.get_backend_name() != "sqlite":
+        return sa.create_engine(
+            parsed.set(drivername="postgresql+psycopg"),
+            pool_size=20,
+            max_overflow=20,
+            pool_pre_ping=True,
+        )
+    engine = sa.create_engine(parsed, pool_size=20, max_overflow=20)
+
+    @event.listens_for(engine, "connect")
+    def _connect(connection: sqlite3.Connection, _: object) -> None:
+        connection.isolation_level = None  # the driver must not open transactions
+        for pragma in (
+            "journal_mode=WAL",
+            "synchronous=NORMAL",
+            "foreign_keys=ON",
+            f"busy_timeout={_BUSY_TIMEOUT_MS}",
+        ):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: sa.Connection) -> None:
+        reads = connection.get_execution_options().get("reads", False)
+        # A writer takes its lock at once: two readers that both become writers
+        # would make one of them fail late.
+        connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+
+    return engine

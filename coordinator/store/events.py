@@ -1,0 +1,60 @@
+"""The history: one row for everything that happened. Rows are only ever added."""
+
+import datetime as dt
+from typing import Any
+
+import sqlalchemy as sa
+
+from coordinator.domain.events import Happening, Recorded
+from coordinator.store.engine import Transaction
+from coordinator.store.tables import events
+
+
+def append(
+    tx: Transaction,
+    happening: Happening,
+    *,
+    now: dt.datetime,
+    task: str | None = None,
+    round_id: int | None = None,
+    **data: Any,  # noqa: ANN401 - any JSON
+) -> None:
+    """Add one event."""
+    tx.connection.execute(
+        events.insert().values(
+            at=now, type=happening, task=task, round_id=round_id, data=data
+        )
+    )
+
+
+def last_id(tx: Transaction) -> int:
+    """Return the id of the newest event, 0 if there is none."""
+    last: int | None = tx.connection.execute(
+        sa.select(sa.func.max(events.c.id))
+    ).scalar_one()
+    return last or 0
+
+
+def after(tx: Transaction, event_id: int, *, limit: int) -> list[Recorded]:
+    """Return events newer than ``event_id``, oldest first.
+
+    NOTE: On Postgres, ids are given before the commit, so a transaction that commits
+    late may show an event behind a newer one; readers here only need to be woken.
+    """
+    query = (
+        sa.select(events)
+        .where(events.c.id > event_id)
+        .order_by(events.c.id)
+        .limit(limit)
+    )
+    return [
+        Recorded(
+            id=row.id,
+            at=row.at,
+            happening=Happening(row.type),
+            task=row.task,
+            round_id=row.round_id,
+            data=row.data,
+        )
+        for row in tx.connection.execute(query)
+    ]

@@ -1,0 +1,181 @@
+"""Models, versions and what is known of how good they are."""
+
+import datetime as dt
+import functools
+
+import sqlalchemy as sa
+
+from coordinator.domain.aggregation import Score
+from coordinator.domain.errors import ModelUnknown, VersionUnknown
+from coordinator.domain.models import Model, Version
+from coordinator.protocol.manifest import Manifest
+from coordinator.store.engine import Transaction
+from coordinator.store.tables import Row, models, scores, versions
+
+
+def insert(tx: Transaction, model: Model, *, now: dt.datetime) -> None:
+    """Register a model."""
+    tx.connection.execute(
+        models.insert().values(
+            id=model.id,
+            manifest=model.manifest.to_json().decode(),
+            manifest_sha256=model.manifest_sha256,
+            registered_at=now,
+        )
+    )
+
+
+def find(tx: Transaction, model: str) -> Model | None:
+    """Return a model, or none."""
+    query = sa.select(models.c.manifest, models.c.manifest_sha256).where(
+        models.c.id == model
+    )
+    row = tx.connection.execute(query).one_or_none()
+    return None if row is None else _model(row)
+
+
+def get(tx: Transaction, model: str) -> Model:
+    """Return a model.
+
+    Raises:
+        ModelUnknown: There is none.
+    """
+    found = find(tx, model)
+    if found is None:
+        raise ModelUnknown(model)
+    return found
+
+
+def every(tx: Transaction) -> list[Model]:
+    """Return all models by name."""
+    query = sa.select(models.c.manifest, models.c.manifest_sha256)
+    return [_model(row) for row in tx.connection.execute(query.order_by(models.c.id))]
+
+
+def insert_version(tx: Transaction, version: Version) -> None:
+    """Publish a version."""
+    tx.connection.execute(
+        versions.insert().values(
+            model=version.model,
+            number=version.number,
+            task=version.task,
+            round_id=version.round_id,
+            weights_sha256=version.weights_sha256,
+            size_bytes=version.size_bytes,
+            optimizer_sha256=version.optimizer_sha256,
+            published_at=version.published_at,
+        )
+    )
+
+
+def get_version(tx: Transaction, model: str, number: int) -> Version:
+    """Return a version.
+
+    Raises:
+        VersionUnknown: There is none.
+    """
+    query = sa.select(versions).where(
+        versions.c.model == model, versions.c.number == number
+    )
+    row = tx.connection.execute(query).one_or_none()
+    if row is None:
+        raise VersionUnknown(model, number)
+    return _version(row)
+
+
+def versions_of_task(tx: Transaction, task: str) -> list[Version]:
+    """Return the versions that a task published, oldest first."""
+    query = sa.select(versions).where(versions.c.task == task)
+    rows = tx.connection.execute(query.order_by(versions.c.number))
+    return [_version(row) for row in rows]
+
+
+def newest_version(tx: Transaction, model: str) -> int | None:
+    """Return the newest version's number, or none."""
+    query = sa.select(sa.func.max(versions.c.number)).where(versions.c.model == model)
+    number: int | None = tx.connection.execute(query).scalar_one()
+    return number
+
+
+def count_versions(tx: Transaction, model: str) -> int:
+    """Return how many versions a model has."""
+    query = sa.select(sa.func.count()).where(versions.c.model == model)
+    count: int = tx.connection.execute(query).scalar_one()
+    return count
+
+
+def put_score(
+    tx: Transaction,
+    version: Version,
+    source: str,
+    score: Score,
+    *,
+    devices: int | None = None,
+) -> None:
+    """Set what a source says of a version, in place of what it said before."""
+    key = {"model": version.model, "version": version.number, "source": source}
+    tx.connection.execute(scores.delete().filter_by(**key))
+    tx.connection.execute(
+        scores.insert().values(
+            **key,
+            examples=score.examples,
+            loss=score.loss,
+            accuracy=score.accuracy,
+            devices=devices,
+        )
+    )
+
+
+def scores_of_task(
+    tx: Transaction, task: str
+) -> dict[tuple[int, str], tuple[Score, int | None]]:
+    """Return score and number of devices by version and source."""
+    query = (
+        sa.select(
+            scores.c.version,
+            scores.c.source,
+            scores.c.examples,
+            scores.c.loss,
+            scores.c.accuracy,
+            scores.c.devices,
+        )
+        .join(
+            versions,
+            (versions.c.model == scores.c.model)
+            & (versions.c.number == scores.c.version),
+        )
+        .where(versions.c.task == task)
+    )
+    return {
+        (row.version, row.source): (
+            Score(examples=row.examples, loss=row.loss, accuracy=row.accuracy),
+            row.devices,
+        )
+        for row in tx.connection.execute(query)
+    }
+
+
+@functools.lru_cache(maxsize=64)
+def _manifest(text: str) -> Manifest:
+    return Manifest.model_validate_json(text)
+
+
+def _model(row: Row) -> Model:
+    return Model(
+        manifest=_manifest(row.manifest),
+        manifest_sha256=row.manifest_sha256,
+        manifest_size_bytes=len(row.manifest.encode()),
+    )
+
+
+def _version(row: Row) -> Version:
+    return Version(
+        model=row.model,
+        number=row.number,
+        task=row.task,
+        round_id=row.round_id,
+        weights_sha256=row.weights_sha256,
+        size_bytes=row.size_bytes,
+        optimizer_sha256=row.optimizer_sha256,
+        published_at=row.published_at,
+    )

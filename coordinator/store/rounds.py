@@ -1,0 +1,181 @@
+"""Rounds. Every write compares the revision that was read."""
+
+import datetime as dt
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+
+from coordinator.domain.rounds import TERMINAL, NewRound, Phase, Policy, Round
+from coordinator.protocol.vocabulary import Kind
+from coordinator.store.engine import Transaction
+from coordinator.store.tables import Row, rounds
+
+
+def insert(tx: Transaction, new: NewRound) -> Round:
+    """Open a round."""
+    statement = (
+        rounds.insert()
+        .values(
+            task=new.task,
+            kind=new.kind,
+            number=new.number,
+            attempt=new.attempt,
+            model=new.model,
+            base_version=new.base_version,
+            goal=new.policy.goal,
+            minimum=new.policy.minimum,
+            over_select=new.policy.over_select,
+            lease_s=new.policy.lease_s,
+            deadline_s=new.policy.deadline_s,
+            opened_at=new.opened_at,
+            phase=Phase.COLLECTING,
+            deadline=new.deadline,
+            claims=0,
+            blobs_deleted=False,
+            revision=0,
+            updated_by=tx.name,
+        )
+        .returning(rounds)
+    )
+    return _round(tx.connection.execute(statement).one())
+
+
+def replace(tx: Transaction, round_: Round) -> None:
+    """Write a round that was read at the revision before.
+
+    Raises:
+        StaleWrite: It has changed since.
+    """
+    tx.change_one(
+        rounds.update()
+        .where(rounds.c.id == round_.id, rounds.c.revision == round_.revision - 1)
+        .values(
+            phase=round_.phase,
+            deadline=round_.deadline,
+            claims=round_.claims,
+            owner=round_.owner,
+            result_version=round_.result_version,
+            closed_at=round_.closed_at,
+            reason=round_.reason,
+            revision=round_.revision,
+            updated_by=tx.name,
+        )
+    )
+
+
+def get(tx: Transaction, round_id: int) -> Round:
+    """Return a round and keep others from changing it until the transaction ends.
+
+    Raises:
+        KeyError: There is none; ids come from our own rows.
+    """
+    query = sa.select(rounds).where(rounds.c.id == round_id).with_for_update()
+    row = tx.connection.execute(query).one_or_none()
+    if row is None:
+        raise KeyError(round_id)
+    return _round(row)
+
+
+def peek(tx: Transaction, round_id: int) -> Round:
+    """Return a round, to look at only.
+
+    Raises:
+        KeyError: There is none; ids come from our own rows.
+    """
+    row = tx.connection.execute(
+        sa.select(rounds).where(rounds.c.id == round_id)
+    ).one_or_none()
+    if row is None:
+        raise KeyError(round_id)
+    return _round(row)
+
+
+def unfinished(tx: Transaction, task: str | None = None) -> list[Round]:
+    """Return rounds that are not terminal, oldest first; of one task or of all."""
+    query = sa.select(rounds).where(rounds.c.phase.not_in(TERMINAL))
+    if task is not None:
+        query = query.where(rounds.c.task == task)
+    rows = tx.connection.execute(query.order_by(rounds.c.id))
+    return [_round(row) for row in rows]
+
+
+def of_task(tx: Transaction, task: str) -> list[Round]:
+    """Return every attempt at every round of a task, oldest first."""
+    query = sa.select(rounds).where(rounds.c.task == task).order_by(rounds.c.id)
+    return [_round(row) for row in tx.connection.execute(query)]
+
+
+def claimable(tx: Transaction, now: dt.datetime) -> int | None:
+    """Return the id of a round to fold that no worker holds, or none.
+
+    On Postgres, rounds that another worker is claiming right now are passed over.
+    """
+    query = (
+        sa.select(rounds.c.id)
+        .where(rounds.c.phase == Phase.AGGREGATING, rounds.c.deadline <= now)
+        .order_by(rounds.c.id)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+    )
+    round_id: int | None = tx.connection.execute(query).scalar_one_or_none()
+    return round_id
+
+
+def renew(tx: Transaction, round_id: int, owner: str, until: dt.datetime) -> None:
+    """Extend a worker's hold on a round.
+
+    Raises:
+        StaleWrite: The worker no longer holds it.
+    """
+    tx.change_one(
+        rounds.update()
+        .where(
+            rounds.c.id == round_id,
+            rounds.c.owner == owner,
+            rounds.c.phase == Phase.AGGREGATING,
+        )
+        .values(deadline=until)
+    )
+
+
+def with_undeleted_blobs(tx: Transaction) -> Sequence[int]:
+    """Return ids of terminal rounds whose updates still lie in the blob store."""
+    query = sa.select(rounds.c.id).where(
+        rounds.c.phase.in_(TERMINAL), rounds.c.blobs_deleted.is_(False)
+    )
+    return tx.connection.execute(query).scalars().all()
+
+
+def mark_blobs_deleted(tx: Transaction, round_id: int) -> None:
+    """Note that a terminal round's updates are gone."""
+    tx.change_one(
+        rounds.update().where(rounds.c.id == round_id).values(blobs_deleted=True)
+    )
+
+
+def _round(row: Row) -> Round:
+    return Round(
+        id=row.id,
+        task=row.task,
+        kind=Kind(row.kind),
+        number=row.number,
+        attempt=row.attempt,
+        model=row.model,
+        base_version=row.base_version,
+        policy=Policy(
+            goal=row.goal,
+            minimum=row.minimum,
+            over_select=row.over_select,
+            lease_s=row.lease_s,
+            deadline_s=row.deadline_s,
+        ),
+        phase=Phase(row.phase),
+        deadline=row.deadline,
+        opened_at=row.opened_at,
+        claims=row.claims,
+        owner=row.owner,
+        result_version=row.result_version,
+        closed_at=row.closed_at,
+        reason=row.reason,
+        revision=row.revision,
+    )

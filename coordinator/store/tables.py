@@ -1,0 +1,262 @@
+"""The schema, the same on SQLite and Postgres. Invariants are constraints.
+
+Columns under "fixed" never change after the insert.
+"""
+
+import datetime as dt
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from coordinator.domain.rounds import TERMINAL
+
+metadata: Final = sa.MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+class Utc(sa.types.TypeDecorator[dt.datetime]):
+    """An aware UTC moment. SQLite stores it without its zone."""
+
+    impl = sa.DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(
+        self, value: dt.datetime | None, dialect: sa.Dialect
+    ) -> dt.datetime | None:
+        """Refuse moments without a zone, and store UTC."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError(f"a moment needs a time zone, got {value}")
+        moment = value.astimezone(dt.UTC)
+        return moment.replace(tzinfo=None) if dialect.name == "sqlite" else moment
+
+    def process_result_value(
+        self,
+        value: dt.datetime | None,
+        dialect: sa.Dialect,  # noqa: ARG002 - the signature is SQLAlchemy's
+    ) -> dt.datetime | None:
+        """Return the moment in UTC."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            return value.replace(tzinfo=dt.UTC)
+        return value.astimezone(dt.UTC)
+
+
+def _id() -> sa.String:
+    return sa.String(64)
+
+
+def _count() -> sa.BigInteger:
+    return sa.BigInteger()
+
+
+_OPEN: Final = sa.text(
+    f"phase NOT IN ({', '.join(repr(str(phase)) for phase in sorted(TERMINAL))})"
+)
+
+operators = sa.Table(
+    "operators",
+    metadata,
+    sa.Column("token_hash", sa.String(64), primary_key=True),
+    sa.Column("created_at", Utc, nullable=False),
+)
+
+devices = sa.Table(
+    "devices",
+    metadata,
+    sa.Column("id", _id(), primary_key=True),
+    sa.Column("token_hash", sa.String(64), nullable=False, unique=True),
+    sa.Column("name", sa.String(80)),
+    sa.Column("capabilities", sa.JSON, nullable=False),
+    sa.Column("enrolled_at", Utc, nullable=False, index=True),
+)
+
+models = sa.Table(
+    "models",
+    metadata,
+    sa.Column("id", _id(), primary_key=True),
+    sa.Column("manifest", sa.Text, nullable=False),  # canonical JSON
+    sa.Column("manifest_sha256", sa.String(64), nullable=False),
+    sa.Column("registered_at", Utc, nullable=False),
+)
+
+tasks = sa.Table(
+    "tasks",
+    metadata,
+    # fixed
+    sa.Column("id", _id(), primary_key=True),
+    sa.Column("model", _id(), sa.ForeignKey(models.c.id), nullable=False),
+    sa.Column("plan", sa.Text, nullable=False),  # JSON
+    sa.Column("created_at", Utc, nullable=False),
+    # changes
+    sa.Column("status", sa.String(16), nullable=False),
+    sa.Column("reason", sa.Text),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("rounds_committed", sa.Integer, nullable=False),
+    sa.Column("revision", sa.Integer, nullable=False),
+    sa.Column("updated_by", sa.String(40), nullable=False),  # the transaction's name
+)
+
+rounds = sa.Table(
+    "rounds",
+    metadata,
+    # fixed
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("task", _id(), sa.ForeignKey(tasks.c.id), nullable=False),
+    sa.Column("kind", sa.String(16), nullable=False),
+    sa.Column("number", sa.Integer, nullable=False),
+    sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("model", _id(), nullable=False),
+    sa.Column("base_version", sa.Integer, nullable=False),
+    sa.Column("goal", sa.Integer, nullable=False),
+    sa.Column("minimum", sa.Integer, nullable=False),
+    sa.Column("over_select", sa.Double, nullable=False),
+    sa.Column("lease_s", sa.Double, nullable=False),
+    sa.Column("deadline_s", sa.Double, nullable=False),
+    sa.Column("opened_at", Utc, nullable=False),
+    # changes
+    sa.Column("phase", sa.String(16), nullable=False),
+    sa.Column("deadline", Utc, nullable=False),
+    sa.Column("claims", sa.Integer, nullable=False),
+    sa.Column("owner", sa.String(64)),
+    sa.Column("result_version", sa.Integer),
+    sa.Column("closed_at", Utc),
+    sa.Column("reason", sa.Text),
+    sa.Column("blobs_deleted", sa.Boolean, nullable=False, default=False),
+    sa.Column("revision", sa.Integer, nullable=False),
+    sa.Column("updated_by", sa.String(40), nullable=False),
+    sa.ForeignKeyConstraint(
+        ["model", "base_version"], ["versions.model", "versions.number"]
+    ),
+    sa.UniqueConstraint("task", "kind", "number", "attempt"),
+    sa.CheckConstraint("minimum >= 1 AND minimum <= goal", name="minimum_within_goal"),
+    # At most one round of a task and kind is open, whatever the application believes.
+    sa.Index(
+        "uq_rounds_one_open",
+        "task",
+        "kind",
+        unique=True,
+        sqlite_where=_OPEN,
+        postgresql_where=_OPEN,
+    ),
+)
+
+versions = sa.Table(
+    "versions",
+    metadata,
+    sa.Column("model", _id(), sa.ForeignKey(models.c.id), primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("task", _id(), nullable=False, index=True),
+    sa.Column("round_id", sa.Integer, unique=True),  # none: drawn from a seed
+    sa.Column("weights_sha256", sa.String(64), nullable=False),
+    sa.Column("size_bytes", _count(), nullable=False),
+    sa.Column("optimizer_sha256", sa.String(64)),  # none: the optimizer has no state
+    sa.Column("published_at", Utc, nullable=False),
+)
+
+assignments = sa.Table(
+    "assignments",
+    metadata,
+    # fixed
+    sa.Column("id", _id(), primary_key=True),
+    sa.Column("round_id", sa.Integer, sa.ForeignKey(rounds.c.id), nullable=False),
+    sa.Column("device_id", _id(), sa.ForeignKey(devices.c.id), nullable=False),
+    sa.Column("idempotency_key", sa.String(64), nullable=False),
+    sa.Column("leased_at", Utc, nullable=False),
+    sa.Column("lease_expires_at", Utc, nullable=False),
+    # changes
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("ended_at", Utc),
+    sa.Column("failure", sa.String(32)),
+    sa.Column("failure_detail", sa.String(500)),
+    sa.UniqueConstraint("device_id", "idempotency_key"),
+    sa.Index("ix_assignments_round_id_state", "round_id", "state"),
+    sa.Index("ix_assignments_device_id_round_id", "device_id", "round_id"),
+    # A device holds one lease at a time, and counts once in a round.
+    sa.Index(
+        "uq_assignments_one_leased",
+        "device_id",
+        unique=True,
+        sqlite_where=sa.text("state = 'leased'"),
+        postgresql_where=sa.text("state = 'leased'"),
+    ),
+    sa.Index(
+        "uq_assignments_one_accepted",
+        "round_id",
+        "device_id",
+        unique=True,
+        sqlite_where=sa.text("state = 'accepted'"),
+        postgresql_where=sa.text("state = 'accepted'"),
+    ),
+)
+
+updates = sa.Table(
+    "updates",
+    metadata,
+    sa.Column(
+        "assignment_id", _id(), sa.ForeignKey(assignments.c.id), primary_key=True
+    ),
+    sa.Column("round_id", sa.Integer, sa.ForeignKey(rounds.c.id), nullable=False),
+    sa.Column("blob", sa.String(200), nullable=False),
+    sa.Column("sha256", sa.String(64), nullable=False),
+    sa.Column(
+        "size_bytes", _count(), nullable=False
+    ),  # as sent, content coding and all
+    sa.Column("examples", _count(), nullable=False),
+    sa.Column("train_loss", sa.Double, nullable=False),
+    sa.Column("train_accuracy", sa.Double, nullable=False),
+    sa.Column("accepted_at", Utc, nullable=False),
+    sa.Index("ix_updates_round_id", "round_id"),
+)
+
+evaluations = sa.Table(
+    "evaluations",
+    metadata,
+    sa.Column(
+        "assignment_id", _id(), sa.ForeignKey(assignments.c.id), primary_key=True
+    ),
+    sa.Column("round_id", sa.Integer, sa.ForeignKey(rounds.c.id), nullable=False),
+    sa.Column("examples", _count(), nullable=False),
+    sa.Column("loss_sum", sa.Double, nullable=False),
+    sa.Column("correct", _count(), nullable=False),
+    sa.Column("accepted_at", Utc, nullable=False),
+    sa.Index("ix_evaluations_round_id", "round_id"),
+)
+
+scores = sa.Table(
+    "scores",
+    metadata,
+    sa.Column("model", _id(), primary_key=True),
+    sa.Column("version", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("source", sa.String(16), primary_key=True),  # train, federated, held_out
+    sa.Column("examples", _count(), nullable=False),
+    sa.Column("loss", sa.Double, nullable=False),
+    sa.Column("accuracy", sa.Double, nullable=False),
+    sa.Column("devices", sa.Integer),
+    sa.ForeignKeyConstraint(
+        ["model", "version"], ["versions.model", "versions.number"]
+    ),
+)
+
+events = sa.Table(
+    "events",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("at", Utc, nullable=False),
+    sa.Column("type", sa.String(40), nullable=False),
+    sa.Column("task", _id()),
+    sa.Column("round_id", sa.Integer),
+    sa.Column("data", sa.JSON, nullable=False),
+    sqlite_autoincrement=True,  # an id is never given twice
+)
+
+Row = sa.Row[*tuple[Any, ...]]

@@ -1,0 +1,136 @@
+"""A device asks for work."""
+
+import dataclasses
+import datetime as dt
+
+from coordinator.domain import selection
+from coordinator.domain.assignments import Assignment, State
+from coordinator.domain.errors import IdempotencyKeyReused
+from coordinator.domain.events import Happening
+from coordinator.domain.models import Model, Version
+from coordinator.domain.rounds import Phase, Round
+from coordinator.domain.tasks import Task
+from coordinator.protocol.vocabulary import Kind, WaitReason
+from coordinator.store import assignments, events, models, rounds, tasks
+from coordinator.store.engine import Store, Transaction
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """An assignment and all that the device must know to do it."""
+
+    assignment: Assignment
+    round: Round
+    task: Task
+    model: Model
+    version: Version
+
+
+def check_in(
+    store: Store,
+    *,
+    device_id: str,
+    idempotency_key: str,
+    assignment_id: str,
+    now: dt.datetime,
+) -> Work | WaitReason:
+    """Lease a place in an open round to a device, or say why there is none.
+
+    The same key again returns the same assignment; so does any key while the device
+    holds a live one, because a device works on one thing at a time.
+
+    Args:
+        store: The database.
+        device_id: Who asks.
+        idempotency_key: Drawn by the device for this wish for work.
+        assignment_id: Fresh id for the assignment that may be made.
+        now: The present moment.
+
+    Raises:
+        IdempotencyKeyReused: The key's assignment has ended.
+    """
+
+    def body(tx: Transaction) -> Work | WaitReason:
+        known = assignments.with_key(tx, device_id, idempotency_key)
+        held = assignments.leased_to(tx, device_id)
+        if held is not None:
+            round_ = rounds.peek(tx, held.round_id)
+            if held.is_live(now) and round_.takes_results(now):
+                return _work(tx, held, round_)
+            _lapse(tx, held, round_, now)
+        if known is not None:
+            raise IdempotencyKeyReused(known.id)
+        reasons: list[WaitReason] = []
+        # Training before evaluation: a round waits for it.
+        for open_ in sorted(
+            rounds.unfinished(tx), key=lambda r: (r.kind != "train", r.id)
+        ):
+            round_ = rounds.get(tx, open_.id)
+            reason = selection.reason_to_wait(
+                round_,
+                assignments.counts(tx, round_.id, now),
+                assignments.of_device(tx, device_id, round_.id),
+                now=now,
+            )
+            if reason is None:
+                assignment = Assignment(
+                    id=assignment_id,
+                    round_id=round_.id,
+                    device_id=device_id,
+                    idempotency_key=idempotency_key,
+                    state=State.LEASED,
+                    leased_at=now,
+                    lease_expires_at=min(
+                        now + dt.timedelta(seconds=round_.policy.lease_s),
+                        round_.deadline,
+                    ),
+                    ended_at=None,
+                    failure=None,
+                )
+                assignments.insert(tx, assignment)
+                _note(tx, Happening.PLACE_LEASED, assignment, round_, now)
+                return _work(tx, assignment, round_)
+            reasons.append(reason)
+        if reasons:
+            return reasons[0]
+        if tasks.any_running(tx) or not tasks.any_at_all(tx):
+            return WaitReason.NO_OPEN_ROUND
+        return WaitReason.TASKS_ENDED
+
+    return store.run("check_in", body)
+
+
+def _work(tx: Transaction, assignment: Assignment, round_: Round) -> Work:
+    return Work(
+        assignment=assignment,
+        round=round_,
+        task=tasks.get(tx, round_.task),
+        model=models.get(tx, round_.model),
+        version=models.get_version(tx, round_.model, round_.base_version),
+    )
+
+
+def _lapse(tx: Transaction, held: Assignment, round_: Round, now: dt.datetime) -> None:
+    """End a lease that is of no use any more, so that the device may take another."""
+    assignments.end(tx, held.ended(State.LAPSED, now=now))
+    if round_.phase is Phase.COLLECTING:
+        _note(tx, Happening.LEASE_LAPSED, held, round_, now)
+
+
+def _note(
+    tx: Transaction,
+    happening: Happening,
+    assignment: Assignment,
+    round_: Round,
+    now: dt.datetime,
+) -> None:
+    events.append(
+        tx,
+        happening,
+        now=now,
+        task=round_.task,
+        round_id=round_.id,
+        device=assignment.device_id,
+        assignment=assignment.id,
+        **({"kind": round_.kind} if round_.kind is Kind.EVALUATE else {}),
+    )

@@ -1,0 +1,117 @@
+"""Models: register an architecture, hand out its files and versions."""
+
+import datetime as dt
+import pathlib
+
+import pydantic
+
+from coordinator.domain.errors import ModelExists
+from coordinator.domain.events import Happening
+from coordinator.domain.models import Model, Version
+from coordinator.protocol import digests, encodings
+from coordinator.protocol.manifest import Artefact, Manifest, patch_weights
+from coordinator.store import events, models
+from coordinator.store.blobs import BlobStore
+from coordinator.store.engine import Store, Transaction
+
+MANIFEST_FILE = "manifest.json"
+
+
+class InvalidModel(ValueError):
+    """The folder holds no usable model; the message says what is wrong."""
+
+
+def register(
+    store: Store, blobs: BlobStore, folder: pathlib.Path, *, now: dt.datetime
+) -> Model:
+    """Register the model that a folder holds; the same one again is no change.
+
+    Raises:
+        InvalidModel: A file is missing or not what the manifest says.
+        ModelExists: Another manifest has the name.
+    """
+    manifest = _read_manifest(folder / MANIFEST_FILE)
+    for artefact in (manifest.train, manifest.infer):
+        blobs.put(_read_artefact(folder, artefact))
+    canonical = manifest.to_json()
+    model = Model(
+        manifest=manifest,
+        manifest_sha256=blobs.put(canonical),
+        manifest_size_bytes=len(canonical),
+    )
+
+    def body(tx: Transaction) -> None:
+        known = models.find(tx, model.id)
+        if known is None:
+            models.insert(tx, model, now=now)
+            events.append(tx, Happening.MODEL_REGISTERED, now=now, model=model.id)
+        elif known.manifest_sha256 != model.manifest_sha256:
+            raise ModelExists(model.id)
+
+    store.run("register_model", body)
+    return model
+
+
+def list_models(store: Store) -> list[tuple[Model, int, int | None]]:
+    """Return each model with its number of versions and the newest one's number."""
+
+    def body(tx: Transaction) -> list[tuple[Model, int, int | None]]:
+        return [
+            (
+                model,
+                models.count_versions(tx, model.id),
+                models.newest_version(tx, model.id),
+            )
+            for model in models.every(tx)
+        ]
+
+    return store.read(body)
+
+
+def find(store: Store, model: str) -> Model:
+    """Return a model.
+
+    Raises:
+        ModelUnknown: There is none.
+    """
+    return store.read(lambda tx: models.get(tx, model))
+
+
+def find_version(store: Store, model: str, number: int) -> tuple[Model, Version]:
+    """Return a version and its model.
+
+    Raises:
+        ModelUnknown, VersionUnknown: As their names say.
+    """
+    return store.read(
+        lambda tx: (models.get(tx, model), models.get_version(tx, model, number))
+    )
+
+
+def inference_file(blobs: BlobStore, model: Model, version: Version) -> bytes:
+    """Return the inference artefact with the version's weights inside."""
+    weights = encodings.decode_weights(
+        model.manifest, blobs.get(version.weights_sha256)
+    )
+    template = blobs.get(model.manifest.infer.sha256)
+    return patch_weights(template, model.manifest, weights)
+
+
+def _read_manifest(path: pathlib.Path) -> Manifest:
+    try:
+        return Manifest.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise InvalidModel(f"{path} is missing") from None
+    except pydantic.ValidationError as error:
+        raise InvalidModel(f"{path} is no manifest: {error}") from error
+
+
+def _read_artefact(folder: pathlib.Path, artefact: Artefact) -> bytes:
+    path = folder / artefact.file
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise InvalidModel(f"{path} is missing") from None
+    if digests.sha256_hex(content) != artefact.sha256:
+        raise InvalidModel(f"{path} is not the file that the manifest names")
+    return content

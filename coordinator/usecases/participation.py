@@ -1,0 +1,308 @@
+"""A device reports on its assignment: an update, an evaluation or a failure.
+
+Each report is looked at twice: before its body is read, to refuse early, and inside the
+transaction that accepts it, because the round may have moved on meanwhile.
+"""
+
+import dataclasses
+import datetime as dt
+import pathlib
+
+from coordinator.domain.aggregation import AcceptedUpdate
+from coordinator.domain.assignments import Assignment, State
+from coordinator.domain.errors import (
+    AlreadyReported,
+    AssignmentEnded,
+    DigestMismatch,
+    DomainError,
+    ForeignAssignment,
+    InvalidEvaluation,
+    RoundClosed,
+    WrongKind,
+)
+from coordinator.domain.events import Happening
+from coordinator.domain.rounds import Event, Round, due_event
+from coordinator.protocol import codings, digests, encodings
+from coordinator.protocol.manifest import Manifest
+from coordinator.protocol.messages import EvaluationReport
+from coordinator.protocol.vocabulary import FailureReason, Kind
+from coordinator.store import assignments, events, models, rounds, tasks
+from coordinator.store.blobs import BlobStore
+from coordinator.store.engine import Store, Transaction
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Expected:
+    """What an update of an assignment must be."""
+
+    round_id: int
+    manifest: Manifest
+    max_examples: int
+
+    @property
+    def max_bytes(self) -> int:
+        """Size that the body must not exceed, before and after content coding."""
+        return encodings.max_update_bytes(self.manifest)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Sent:
+    """A body that came in whole, and what its header fields say of it."""
+
+    path: pathlib.Path  #: of the bytes as sent; the caller deletes what is left there
+    content_digest: str  #: SHA-256 that Content-Digest names, 64 hex digits
+    coding: str  #: Content-Encoding
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Accepted:
+    """An update that counts."""
+
+    update: AcceptedUpdate
+    accepted_at: dt.datetime
+
+
+def expect_update(
+    store: Store, *, device_id: str, assignment_id: str, now: dt.datetime
+) -> Expected:
+    """Say what an assignment's update must be, or refuse it before it is read.
+
+    An assignment whose update is accepted already passes: it may be the same again.
+
+    Raises:
+        AssignmentUnknown, ForeignAssignment, WrongKind, LeaseLapsed, AssignmentEnded,
+        RoundClosed: As their names say.
+    """
+
+    def body(tx: Transaction) -> Expected:
+        assignment, round_ = _own(tx, device_id, assignment_id, Kind.TRAIN)
+        if assignment.state is not State.ACCEPTED:
+            _insist_open(assignment, round_, now)
+        return Expected(
+            round_id=round_.id,
+            manifest=models.get(tx, round_.model).manifest,
+            max_examples=tasks.get(tx, round_.task).plan.training.max_examples,
+        )
+
+    return store.read(body)
+
+
+def submit_update(
+    store: Store,
+    blobs: BlobStore,
+    expected: Expected,
+    sent: Sent,
+    *,
+    device_id: str,
+    assignment_id: str,
+    now: dt.datetime,
+) -> Accepted:
+    """Accept an update once. The same body again gives the same receipt.
+
+    Raises:
+        DigestMismatch: The body is not the one its header names.
+        AlreadyReported: Another body was accepted before.
+        ValueError: One of the refusals of ``codings``, ``tensors``, ``encodings``.
+        AssignmentUnknown, ForeignAssignment, WrongKind, LeaseLapsed, AssignmentEnded,
+        RoundClosed: As their names say.
+    """
+    content = sent.path.read_bytes()
+    size_bytes = len(content)
+    sha256 = digests.sha256_hex(content)
+    if sha256 != sent.content_digest:
+        raise DigestMismatch(sent.content_digest, sha256)
+    plain = codings.inflate(content, sent.coding, limit=expected.max_bytes)
+    if plain is not content:
+        sha256 = digests.sha256_hex(plain)
+        sent.path.write_bytes(plain)
+    update = encodings.decode_update(
+        expected.manifest, plain, max_examples=expected.max_examples
+    )
+    previous = store.read(lambda tx: assignments.update_of(tx, assignment_id))
+    if previous is None:
+        blob = blobs.keep_update(
+            sent.path,
+            round_id=expected.round_id,
+            assignment_id=assignment_id,
+            sha256=sha256,
+        )
+    else:
+        blob = previous.blob
+    candidate = AcceptedUpdate(
+        assignment_id=assignment_id,
+        blob=blob,
+        sha256=sha256,
+        size_bytes=size_bytes,
+        examples=update.examples,
+        train_loss=update.train_loss,
+        train_accuracy=update.train_accuracy,
+    )
+
+    def body(tx: Transaction) -> Accepted:
+        assignment, round_ = _own(tx, device_id, assignment_id, Kind.TRAIN, lock=True)
+        known = assignments.update_of(tx, assignment_id)
+        if known is not None:
+            if known.sha256 != sha256 or assignment.ended_at is None:
+                raise AlreadyReported(assignment_id)
+            return Accepted(update=known, accepted_at=assignment.ended_at)
+        _insist_open(assignment, round_, now)
+        assignments.end(tx, assignment.ended(State.ACCEPTED, now=now))
+        assignments.insert_update(tx, candidate, round_id=round_.id, now=now)
+        _note_result(
+            tx, round_, assignment, now, examples=update.examples, bytes=size_bytes
+        )
+        _close_at_goal(tx, round_, now)
+        return Accepted(update=candidate, accepted_at=now)
+
+    try:
+        return store.run("submit_update", body)
+    except DomainError:
+        if previous is None:
+            blobs.drop_update(blob)
+        raise
+
+
+def submit_evaluation(
+    store: Store,
+    report: EvaluationReport,
+    *,
+    device_id: str,
+    assignment_id: str,
+    now: dt.datetime,
+) -> dt.datetime:
+    """Accept an evaluation once. Returns when it was accepted.
+
+    Raises:
+        InvalidEvaluation: More answers are right than there are examples.
+        AlreadyReported: Other sums were accepted before.
+        AssignmentUnknown, ForeignAssignment, WrongKind, LeaseLapsed, AssignmentEnded,
+        RoundClosed: As their names say.
+    """
+    if report.correct > report.examples:
+        raise InvalidEvaluation(
+            f"correct must be at most examples {report.examples}, got {report.correct}"
+        )
+    sums = (report.examples, report.loss_sum, report.correct)
+
+    def body(tx: Transaction) -> dt.datetime:
+        assignment, round_ = _own(
+            tx, device_id, assignment_id, Kind.EVALUATE, lock=True
+        )
+        known = assignments.evaluation_of(tx, assignment_id)
+        if known is not None:
+            if known != sums or assignment.ended_at is None:
+                raise AlreadyReported(assignment_id)
+            return assignment.ended_at
+        _insist_open(assignment, round_, now)
+        assignments.end(tx, assignment.ended(State.ACCEPTED, now=now))
+        assignments.insert_evaluation(
+            tx,
+            assignment,
+            examples=report.examples,
+            loss_sum=report.loss_sum,
+            correct=report.correct,
+            now=now,
+        )
+        _note_result(tx, round_, assignment, now, examples=report.examples)
+        _close_at_goal(tx, round_, now)
+        return now
+
+    return store.run("submit_evaluation", body)
+
+
+def report_failure(
+    store: Store,
+    *,
+    device_id: str,
+    assignment_id: str,
+    reason: FailureReason,
+    detail: str | None,
+    now: dt.datetime,
+) -> dt.datetime:
+    """Let a device give its assignment up. Returns when; again is no change.
+
+    Raises:
+        AlreadyReported: Its result was accepted before.
+        AssignmentUnknown, ForeignAssignment, LeaseLapsed: As their names say.
+    """
+
+    def body(tx: Transaction) -> dt.datetime:
+        assignment, round_ = _own(tx, device_id, assignment_id, None, lock=True)
+        if assignment.state is State.FAILED and assignment.ended_at is not None:
+            return assignment.ended_at
+        ended = assignment.ended(State.FAILED, now=now, failure=reason)
+        assignments.end(tx, ended, failure_detail=detail)
+        events.append(
+            tx,
+            Happening.DEVICE_FAILED,
+            now=now,
+            task=round_.task,
+            round_id=round_.id,
+            device=device_id,
+            assignment=assignment_id,
+            reason=reason,
+        )
+        return now
+
+    return store.run("report_failure", body)
+
+
+def _own(
+    tx: Transaction,
+    device_id: str,
+    assignment_id: str,
+    kind: Kind | None,
+    *,
+    lock: bool = False,
+) -> tuple[Assignment, Round]:
+    assignment = assignments.get(tx, assignment_id)
+    if assignment.device_id != device_id:
+        raise ForeignAssignment(assignment_id)
+    round_ = (rounds.get if lock else rounds.peek)(tx, assignment.round_id)
+    if kind is not None and round_.kind is not kind:
+        raise WrongKind(assignment_id, round_.kind)
+    if lock:
+        # Another report may have ended it while this one waited for the round.
+        assignment = assignments.get(tx, assignment_id)
+    return assignment, round_
+
+
+def _insist_open(assignment: Assignment, round_: Round, now: dt.datetime) -> None:
+    if assignment.state is State.FAILED:
+        raise AssignmentEnded(assignment.id)
+    if not round_.takes_results(now):
+        raise RoundClosed(round_.id, round_.phase, "result")
+    assignment.ended(State.ACCEPTED, now=now)  # raises unless the lease is live
+
+
+def _note_result(
+    tx: Transaction,
+    round_: Round,
+    assignment: Assignment,
+    now: dt.datetime,
+    **data: int,
+) -> None:
+    events.append(
+        tx,
+        Happening.RESULT_ACCEPTED,
+        now=now,
+        task=round_.task,
+        round_id=round_.id,
+        device=assignment.device_id,
+        assignment=assignment.id,
+        **data,
+    )
+
+
+def _close_at_goal(tx: Transaction, round_: Round, now: dt.datetime) -> None:
+    accepted = assignments.counts(tx, round_.id, now).accepted
+    if due_event(round_, now=now, accepted=accepted) is Event.GOAL_REACHED:
+        rounds.replace(tx, round_.after(Event.GOAL_REACHED, now=now))
+        events.append(
+            tx,
+            Happening.ROUND_AGGREGATING,
+            now=now,
+            task=round_.task,
+            round_id=round_.id,
+            accepted=accepted,
+        )

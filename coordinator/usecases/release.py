@@ -1,0 +1,234 @@
+"""The worker folds a claimed round and releases its result."""
+
+import datetime as dt
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from coordinator.domain import tasks as task_policy
+from coordinator.domain.aggregation import AcceptedUpdate, train_score
+from coordinator.domain.assignments import State
+from coordinator.domain.events import Happening
+from coordinator.domain.models import Version
+from coordinator.domain.rounds import Event
+from coordinator.domain.tasks import Status, Task
+from coordinator.protocol import encodings
+from coordinator.protocol.manifest import Manifest, Vector
+from coordinator.protocol.plans import ServerPlan
+from coordinator.protocol.vocabulary import Kind
+from coordinator.store import assignments, events, models, rounds, tasks
+from coordinator.store.blobs import BlobStore
+from coordinator.store.engine import Store, Transaction
+from coordinator.usecases.rounds import Claim, open_round
+
+
+class Compute(Protocol):
+    """The numerics of a release, which only the worker can do."""
+
+    def fold(
+        self,
+        updates: Iterator[tuple[float, Vector]],
+        *,
+        size: int,
+        on_progress: Callable[[int], None],
+    ) -> npt.NDArray[np.float64]:
+        """Return the weighted mean of the deltas, shape (size,), float64."""
+        ...
+
+    def step(
+        self,
+        weights: Vector,
+        aggregate: npt.NDArray[np.float64],
+        plan: ServerPlan,
+        state: bytes | None,
+    ) -> tuple[Vector, bytes | None]:
+        """Return new weights and the optimizer's new state.
+
+        Raises:
+            ArithmeticError: The result is not finite.
+        """
+        ...
+
+
+def release(
+    store: Store,
+    blobs: BlobStore,
+    compute: Compute,
+    claim: Claim,
+    *,
+    on_progress: Callable[[int], None],
+    now: Callable[[], dt.datetime],
+) -> int | None:
+    """Fold a claimed round and publish what comes out.
+
+    Args:
+        store: The database.
+        blobs: Where updates and weights lie.
+        compute: The numerics.
+        claim: The round, held by this worker.
+        on_progress: Called with the number of updates folded so far.
+        now: Tells the moment of the release, when the work is done.
+
+    Returns:
+        The version that was published; none for an evaluation.
+
+    Raises:
+        ArithmeticError: The result is not finite; nothing was released.
+        StaleWrite: Another worker took the round over; nothing was released.
+    """
+    if claim.round.kind is Kind.EVALUATE:
+        _release_evaluation(store, claim, now=now())
+        return None
+    manifest = claim.model.manifest
+    aggregate = compute.fold(
+        _read_updates(blobs, manifest, claim),
+        size=manifest.trainable_size,
+        on_progress=on_progress,
+    )
+    base = encodings.decode_weights(manifest, blobs.get(claim.base.weights_sha256))
+    state = claim.base.optimizer_sha256
+    trained, new_state = compute.step(
+        _trainable_part(manifest, base),
+        aggregate,
+        claim.task.plan.server,
+        None if state is None else blobs.get(state),
+    )
+    body = encodings.encode_weights(manifest, _with_trainable(manifest, base, trained))
+    weights_sha256 = blobs.put(body)
+    optimizer_sha256 = None if new_state is None else blobs.put(new_state)
+
+    def publish(number: int, moment: dt.datetime) -> Version:
+        return Version(
+            model=claim.model.id,
+            number=number,
+            task=claim.task.id,
+            round_id=claim.round.id,
+            weights_sha256=weights_sha256,
+            size_bytes=len(body),
+            optimizer_sha256=optimizer_sha256,
+            published_at=moment,
+        )
+
+    return _release_version(store, claim, publish, now=now())
+
+
+def _release_version(
+    store: Store,
+    claim: Claim,
+    publish: Callable[[int, dt.datetime], Version],
+    *,
+    now: dt.datetime,
+) -> int:
+    def body(tx: Transaction) -> int:
+        newest = models.newest_version(tx, claim.model.id)
+        version = publish((-1 if newest is None else newest) + 1, now)
+        models.insert_version(tx, version)
+        score = train_score(claim.updates)
+        if score is not None:
+            models.put_score(tx, version, "train", score, devices=len(claim.updates))
+        _commit_round(tx, claim, result_version=version.number, now=now)
+        task = tasks.get(tx, claim.task.id).after_commit(version.number)
+        tasks.replace(tx, task)
+        events.append(
+            tx,
+            Happening.VERSION_PUBLISHED,
+            now=now,
+            task=task.id,
+            round_id=claim.round.id,
+            version=version.number,
+        )
+        _open_next(tx, task, now=now)
+        return version.number
+
+    return store.run("release", body)
+
+
+def _release_evaluation(store: Store, claim: Claim, *, now: dt.datetime) -> None:
+    def body(tx: Transaction) -> None:
+        score = assignments.evaluation_score(tx, claim.round.id)
+        if score is None:
+            raise AssertionError(f"round {claim.round.id} closed without evaluations")
+        accepted = assignments.counts(tx, claim.round.id, now).accepted
+        models.put_score(tx, claim.base, "federated", score, devices=accepted)
+        _commit_round(tx, claim, result_version=None, now=now)
+        events.append(
+            tx,
+            Happening.VERSION_SCORED,
+            now=now,
+            task=claim.task.id,
+            round_id=claim.round.id,
+            version=claim.base.number,
+            source="federated",
+            accuracy=score.accuracy,
+            loss=score.loss,
+            devices=accepted,
+        )
+
+    store.run("release_evaluation", body)
+
+
+def _commit_round(
+    tx: Transaction, claim: Claim, *, result_version: int | None, now: dt.datetime
+) -> None:
+    # Written at the claim's revision: StaleWrite if anyone else touched the round.
+    committed = claim.round.after(
+        Event.RELEASED, now=now, result_version=result_version
+    )
+    rounds.replace(tx, committed)
+    for assignment in assignments.leased_in(tx, claim.round.id):
+        assignments.end(tx, assignment.ended(State.LAPSED, now=now))
+    events.append(
+        tx,
+        Happening.ROUND_COMMITTED,
+        now=now,
+        task=claim.task.id,
+        round_id=claim.round.id,
+        version=result_version,
+    )
+
+
+def _open_next(tx: Transaction, task: Task, *, now: dt.datetime) -> None:
+    evaluation = task_policy.evaluation_round(task, now=now)
+    open_ = {round_.kind for round_ in rounds.unfinished(tx, task.id)}
+    if evaluation is not None and Kind.EVALUATE not in open_:
+        open_round(tx, evaluation)
+    if task.status is Status.RUNNING:
+        open_round(tx, task_policy.next_training_round(task, now=now))
+    else:
+        events.append(tx, Happening.TASK_FINISHED, now=now, task=task.id)
+
+
+def _read_updates(
+    blobs: BlobStore, manifest: Manifest, claim: Claim
+) -> Iterator[tuple[float, Vector]]:
+    for update in claim.updates:
+        yield float(update.examples), _read_delta(blobs, manifest, update, claim)
+
+
+def _read_delta(
+    blobs: BlobStore, manifest: Manifest, update: AcceptedUpdate, claim: Claim
+) -> Vector:
+    body = blobs.open_update(update.blob).read_bytes()
+    return encodings.decode_update(
+        manifest, body, max_examples=claim.task.plan.training.max_examples
+    ).delta
+
+
+def _trainable_part(manifest: Manifest, weights: Vector) -> Vector:
+    if manifest.trainable_size == manifest.size:
+        return weights
+    return np.concatenate(
+        [weights[t.offset : t.offset + t.size] for t in manifest.trainable]
+    )
+
+
+def _with_trainable(manifest: Manifest, weights: Vector, trained: Vector) -> Vector:
+    whole = weights.copy()
+    start = 0
+    for tensor in manifest.trainable:
+        end = start + tensor.size
+        whole[tensor.offset : tensor.offset + tensor.size] = trained[start:end]
+        start = end
+    return whole

@@ -1,0 +1,242 @@
+"""The worker keeps rounds moving: deadlines, lapsed leases, claims."""
+
+import dataclasses
+import datetime as dt
+
+from coordinator.domain import tasks as task_policy
+from coordinator.domain.aggregation import AcceptedUpdate, in_fold_order
+from coordinator.domain.assignments import State
+from coordinator.domain.events import Happening
+from coordinator.domain.models import Model, Version
+from coordinator.domain.rounds import (
+    FOLD_LEASE,
+    MAX_CLAIMS,
+    Event,
+    NewRound,
+    Phase,
+    Round,
+    due_event,
+)
+from coordinator.domain.tasks import Status, Task
+from coordinator.protocol.vocabulary import Kind
+from coordinator.store import assignments, events, models, rounds, tasks
+from coordinator.store.blobs import BlobStore
+from coordinator.store.engine import Store, Transaction
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """A round that this worker folds, and what it needs to."""
+
+    round: Round
+    task: Task
+    model: Model
+    base: Version
+    updates: tuple[AcceptedUpdate, ...]  #: in the order in which they are summed
+
+
+def advance(store: Store, *, now: dt.datetime) -> int:
+    """Lapse leases and end phases whose time has come.
+
+    Returns:
+        How many leases and rounds were changed.
+    """
+    due = store.read(lambda tx: _anything_due(tx, now))
+    if not due:
+        return 0
+
+    def body(tx: Transaction) -> int:
+        lapsed = _lapse_leases(tx, now)
+        closed = sum(_end_if_due(tx, open_.id, now) for open_ in rounds.unfinished(tx))
+        return lapsed + closed
+
+    return store.run("advance", body)
+
+
+def claim(store: Store, *, worker: str, now: dt.datetime) -> Claim | None:
+    """Take a round that waits to be folded; none if there is none.
+
+    A round that was claimed too often is given up: whatever it holds kills workers.
+    """
+    if not store.read(
+        lambda tx: any(_is_claimable(r, now) for r in rounds.unfinished(tx))
+    ):
+        return None
+
+    def body(tx: Transaction) -> Claim | None:
+        round_id = rounds.claimable(tx, now)
+        if round_id is None:
+            return None
+        round_ = rounds.get(tx, round_id)
+        if round_.claims >= MAX_CLAIMS:
+            abandon(
+                tx,
+                round_,
+                Event.GIVEN_UP,
+                f"{MAX_CLAIMS} workers did not get to the end of folding it",
+                now=now,
+            )
+            return None
+        claimed = round_.after(Event.CLAIMED, now=now, owner=worker)
+        rounds.replace(tx, claimed)
+        events.append(
+            tx,
+            Happening.ROUND_CLAIMED,
+            now=now,
+            task=round_.task,
+            round_id=round_.id,
+            worker=worker,
+        )
+        return Claim(
+            round=claimed,
+            task=tasks.get(tx, round_.task),
+            model=models.get(tx, round_.model),
+            base=models.get_version(tx, round_.model, round_.base_version),
+            updates=tuple(in_fold_order(assignments.updates_of_round(tx, round_.id))),
+        )
+
+    return store.run("claim", body)
+
+
+def renew(store: Store, claim_: Claim, *, worker: str, now: dt.datetime) -> None:
+    """Hold on to a claimed round for longer.
+
+    Raises:
+        StaleWrite: Another worker has taken it over.
+    """
+    store.run(
+        "renew", lambda tx: rounds.renew(tx, claim_.round.id, worker, now + FOLD_LEASE)
+    )
+
+
+def give_up(store: Store, claim_: Claim, reason: str, *, now: dt.datetime) -> None:
+    """Abandon a claimed round whose result is unusable."""
+
+    def body(tx: Transaction) -> None:
+        round_ = rounds.get(tx, claim_.round.id)
+        if round_.revision == claim_.round.revision:
+            abandon(tx, round_, Event.GIVEN_UP, reason, now=now)
+
+    store.run("give_up", body)
+
+
+def clean_up(store: Store, blobs: BlobStore) -> int:
+    """Delete the updates of rounds that have ended. Returns how many rounds."""
+    ended = store.read(rounds.with_undeleted_blobs)
+    for round_id in ended:
+        blobs.delete_updates(round_id)
+        _mark_deleted(store, round_id)
+    return len(ended)
+
+
+def abandon(
+    tx: Transaction, round_: Round, event: Event, reason: str, *, now: dt.datetime
+) -> None:
+    """End a round without a result; try it again, or stop the task, saying why."""
+    rounds.replace(tx, round_.after(event, now=now, reason=reason))
+    _lapse_rest(tx, round_, now)
+    events.append(
+        tx,
+        Happening.ROUND_ABANDONED,
+        now=now,
+        task=round_.task,
+        round_id=round_.id,
+        reason=reason,
+    )
+    task = tasks.get(tx, round_.task)
+    if round_.kind is not Kind.TRAIN or task.status is not Status.RUNNING:
+        return
+    if round_.attempt < task.plan.round.max_attempts:
+        open_round(
+            tx,
+            task_policy.next_training_round(task, now=now, attempt=round_.attempt + 1),
+        )
+        return
+    stopped = task.stopped(
+        f"round {round_.number} was abandoned {round_.attempt} times, at last because "
+        f"{reason}"
+    )
+    tasks.replace(tx, stopped)
+    events.append(
+        tx, Happening.TASK_STOPPED, now=now, task=task.id, reason=stopped.reason
+    )
+
+
+def open_round(tx: Transaction, new: NewRound) -> Round:
+    """Open a round and note it."""
+    round_ = rounds.insert(tx, new)
+    events.append(
+        tx,
+        Happening.ROUND_OPENED,
+        now=new.opened_at,
+        task=new.task,
+        round_id=round_.id,
+        kind=new.kind,
+        number=new.number,
+        attempt=new.attempt,
+        base_version=new.base_version,
+    )
+    return round_
+
+
+def _is_claimable(round_: Round, now: dt.datetime) -> bool:
+    return round_.phase is Phase.AGGREGATING and round_.deadline <= now
+
+
+def _anything_due(tx: Transaction, now: dt.datetime) -> bool:
+    if assignments.expired(tx, now):
+        return True
+    return any(
+        r.phase is Phase.COLLECTING and r.deadline <= now for r in rounds.unfinished(tx)
+    )
+
+
+def _lapse_leases(tx: Transaction, now: dt.datetime) -> int:
+    expired = assignments.expired(tx, now)
+    for assignment in expired:
+        assignments.end(tx, assignment.ended(State.LAPSED, now=now))
+        round_ = rounds.peek(tx, assignment.round_id)
+        events.append(
+            tx,
+            Happening.LEASE_LAPSED,
+            now=now,
+            task=round_.task,
+            round_id=round_.id,
+            device=assignment.device_id,
+            assignment=assignment.id,
+        )
+    return len(expired)
+
+
+def _lapse_rest(tx: Transaction, round_: Round, now: dt.datetime) -> None:
+    for assignment in assignments.leased_in(tx, round_.id):
+        assignments.end(tx, assignment.ended(State.LAPSED, now=now))
+
+
+def _end_if_due(tx: Transaction, round_id: int, now: dt.datetime) -> bool:
+    round_ = rounds.get(tx, round_id)
+    accepted = assignments.counts(tx, round_id, now).accepted
+    event = due_event(round_, now=now, accepted=accepted)
+    if event is None:
+        return False
+    if event is Event.MINIMUM_MISSED:
+        reason = (
+            f"{accepted} results were accepted by the deadline, "
+            f"the minimum is {round_.policy.minimum}"
+        )
+        abandon(tx, round_, event, reason, now=now)
+        return True
+    rounds.replace(tx, round_.after(event, now=now))
+    events.append(
+        tx,
+        Happening.ROUND_AGGREGATING,
+        now=now,
+        task=round_.task,
+        round_id=round_.id,
+        accepted=accepted,
+    )
+    return True
+
+
+def _mark_deleted(store: Store, round_id: int) -> None:
+    store.run("clean_up", lambda tx: rounds.mark_blobs_deleted(tx, round_id))

@@ -1,0 +1,262 @@
+"""Tasks: start one, see where it is, say how good its versions are."""
+
+import dataclasses
+import datetime as dt
+
+from coordinator.domain import tasks as task_policy
+from coordinator.domain.aggregation import AcceptedUpdate, Score, train_score
+from coordinator.domain.assignments import Counts
+from coordinator.domain.errors import TaskEnded, TaskExists
+from coordinator.domain.events import Happening, Recorded
+from coordinator.domain.initialization import draw_weights
+from coordinator.domain.models import Version
+from coordinator.domain.rounds import Event, Round
+from coordinator.domain.tasks import Status, Task
+from coordinator.protocol import encodings
+from coordinator.protocol.plans import Plan
+from coordinator.protocol.vocabulary import Kind
+from coordinator.store import assignments, events, models, rounds, tasks
+from coordinator.store.blobs import BlobStore
+from coordinator.store.engine import Store, Transaction
+from coordinator.usecases.rounds import abandon, open_round
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class RoundView:
+    """A round and what came in."""
+
+    round: Round
+    counts: Counts
+    bytes_up: int  #: of accepted updates, as sent
+    score: Score | None  #: of training or of the evaluation so far
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class TaskView:
+    """A task and its open rounds."""
+
+    task: Task
+    open_rounds: tuple[RoundView, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class VersionView:
+    """A version and what each source says of it."""
+
+    version: Version
+    round_number: int | None
+    train: Score | None
+    federated: Score | None
+    federated_devices: int | None
+    held_out: Score | None
+
+
+def create(
+    store: Store, blobs: BlobStore, *, task_id: str, plan: Plan, now: dt.datetime
+) -> TaskView:
+    """Draw first weights, publish them, and open the first round.
+
+    Raises:
+        ModelUnknown: The plan names a model that is not registered.
+        TaskExists: The id is taken.
+    """
+    model = store.read(lambda tx: models.get(tx, plan.model))
+    weights = draw_weights(model.manifest, plan.seed)
+    body_bytes = encodings.encode_weights(model.manifest, weights)
+    weights_sha256 = blobs.put(body_bytes)
+
+    def body(tx: Transaction) -> TaskView:
+        if tasks.find(tx, task_id) is not None:
+            raise TaskExists(task_id)
+        newest = models.newest_version(tx, model.id)
+        version = Version(
+            model=model.id,
+            number=0 if newest is None else newest + 1,
+            task=task_id,
+            round_id=None,
+            weights_sha256=weights_sha256,
+            size_bytes=len(body_bytes),
+            optimizer_sha256=None,
+            published_at=now,
+        )
+        models.insert_version(tx, version)
+        task = Task(
+            id=task_id,
+            plan=plan,
+            status=Status.RUNNING,
+            reason=None,
+            version=version.number,
+            rounds_committed=0,
+            created_at=now,
+            revision=0,
+        )
+        tasks.insert(tx, task)
+        events.append(
+            tx,
+            Happening.TASK_CREATED,
+            now=now,
+            task=task_id,
+            model=model.id,
+            version=version.number,
+        )
+        open_round(tx, task_policy.next_training_round(task, now=now))
+        return _view(tx, task, now)
+
+    return store.run("create_task", body)
+
+
+def stop(store: Store, *, task_id: str, now: dt.datetime) -> TaskView:
+    """Stop a task and abandon its open rounds; what it published stays.
+
+    Raises:
+        TaskUnknown: There is none.
+        TaskEnded: It has finished or stopped already.
+    """
+
+    def body(tx: Transaction) -> TaskView:
+        task = tasks.get(tx, task_id)
+        if task.status is not Status.RUNNING:
+            raise TaskEnded(task_id, task.status)
+        stopped = task.stopped("an operator stopped it")
+        tasks.replace(tx, stopped)
+        for open_ in rounds.unfinished(tx, task_id):
+            abandon(
+                tx,
+                rounds.get(tx, open_.id),
+                Event.CANCELLED,
+                "the task was stopped",
+                now=now,
+            )
+        events.append(
+            tx, Happening.TASK_STOPPED, now=now, task=task_id, reason=stopped.reason
+        )
+        return _view(tx, stopped, now)
+
+    return store.run("stop_task", body)
+
+
+def list_tasks(store: Store, *, now: dt.datetime) -> list[TaskView]:
+    """Return every task, newest first."""
+    return store.read(
+        lambda tx: [_view(tx, task, now) for task in tasks.newest_first(tx)]
+    )
+
+
+def look(store: Store, *, task_id: str, now: dt.datetime) -> TaskView:
+    """Return a task.
+
+    Raises:
+        TaskUnknown: There is none.
+    """
+    return store.read(lambda tx: _view(tx, tasks.get(tx, task_id), now))
+
+
+def list_rounds(store: Store, *, task_id: str, now: dt.datetime) -> list[RoundView]:
+    """Return every attempt at every round of a task, oldest first.
+
+    Raises:
+        TaskUnknown: There is none.
+    """
+
+    def body(tx: Transaction) -> list[RoundView]:
+        tasks.get(tx, task_id)
+        return [_round_view(tx, r, now) for r in rounds.of_task(tx, task_id)]
+
+    return store.read(body)
+
+
+def list_metrics(store: Store, *, task_id: str) -> list[VersionView]:
+    """Return what is known of every version of a task, oldest first.
+
+    Raises:
+        TaskUnknown: There is none.
+    """
+
+    def body(tx: Transaction) -> list[VersionView]:
+        tasks.get(tx, task_id)
+        return _version_views(tx, task_id)
+
+    return store.read(body)
+
+
+def record_held_out(
+    store: Store, *, task_id: str, number: int, score: Score, now: dt.datetime
+) -> VersionView:
+    """Keep what an operator measured of a version on central held-out examples.
+
+    Raises:
+        TaskUnknown, VersionUnknown: As their names say.
+    """
+
+    def body(tx: Transaction) -> VersionView:
+        task = tasks.get(tx, task_id)
+        version = models.get_version(tx, task.plan.model, number)
+        models.put_score(tx, version, "held_out", score)
+        events.append(
+            tx,
+            Happening.VERSION_SCORED,
+            now=now,
+            task=task_id,
+            version=number,
+            source="held_out",
+            accuracy=score.accuracy,
+            loss=score.loss,
+        )
+        views = _version_views(tx, version.task)
+        return next(view for view in views if view.version.number == number)
+
+    return store.run("record_held_out", body)
+
+
+def list_events(store: Store, *, after: int, limit: int) -> list[Recorded]:
+    """Return events newer than an id, oldest first."""
+    return store.read(lambda tx: events.after(tx, after, limit=limit))
+
+
+def last_event_id(store: Store) -> int:
+    """Return the id of the newest event, 0 if there is none."""
+    return store.read(events.last_id)
+
+
+def _view(tx: Transaction, task: Task, now: dt.datetime) -> TaskView:
+    open_ = rounds.unfinished(tx, task.id)
+    return TaskView(
+        task=task, open_rounds=tuple(_round_view(tx, r, now) for r in open_)
+    )
+
+
+def _round_view(tx: Transaction, round_: Round, now: dt.datetime) -> RoundView:
+    updates: list[AcceptedUpdate] = []
+    if round_.kind is Kind.TRAIN:
+        updates = assignments.updates_of_round(tx, round_.id)
+        score = train_score(updates)
+    else:
+        score = assignments.evaluation_score(tx, round_.id)
+    return RoundView(
+        round=round_,
+        counts=assignments.counts(tx, round_.id, now),
+        bytes_up=sum(update.size_bytes for update in updates),
+        score=score,
+    )
+
+
+def _version_views(tx: Transaction, task_id: str) -> list[VersionView]:
+    scores = models.scores_of_task(tx, task_id)
+    numbers = {r.id: r.number for r in rounds.of_task(tx, task_id)}
+    nothing: tuple[Score | None, int | None] = (None, None)
+    views: list[VersionView] = []
+    for version in models.versions_of_task(tx, task_id):
+        federated, devices = scores.get((version.number, "federated"), nothing)
+        views.append(
+            VersionView(
+                version=version,
+                round_number=(
+                    None if version.round_id is None else numbers[version.round_id]
+                ),
+                train=scores.get((version.number, "train"), nothing)[0],
+                federated=federated,
+                federated_devices=devices,
+                held_out=scores.get((version.number, "held_out"), nothing)[0],
+            )
+        )
+    return views

@@ -1,0 +1,105 @@
+"""The worker: a loop that advances what is due, folds and releases.
+
+Nothing but the database says what to do, so any number of workers may run, and one that
+dies is replaced by the next: the round it held is taken over when its lease ends.
+"""
+
+import datetime as dt
+import logging
+import threading
+from typing import Final
+
+from coordinator.clock import Clock
+from coordinator.store.blobs import BlobStore
+from coordinator.store.engine import StaleWrite, Store
+from coordinator.usecases import release, rounds
+from coordinator.usecases.rounds import Claim
+
+log = logging.getLogger(__name__)
+
+_RENEW_AFTER: Final = dt.timedelta(seconds=10)
+_AFTER_FAILURE_S: Final = 1.0
+_STALE_INCOMING: Final = dt.timedelta(hours=1)
+
+
+class Worker:
+    """Keeps rounds moving until it is told to stop."""
+
+    def __init__(
+        self,
+        store: Store,
+        blobs: BlobStore,
+        compute: release.Compute,
+        clock: Clock,
+        *,
+        name: str,
+        interval_s: float,
+    ) -> None:
+        """Work under ``name``, looking every ``interval_s`` seconds when idle."""
+        self._store = store
+        self._blobs = blobs
+        self._compute = compute
+        self._clock = clock
+        self._name = name
+        self._interval_s = interval_s
+
+    def run(self, stop: threading.Event) -> None:
+        """Work until ``stop`` is set."""
+        stale = self._clock.now() - _STALE_INCOMING
+        self._blobs.delete_stale_incoming(older_than=stale.timestamp())
+        while not stop.is_set():
+            try:
+                busy = self.step()
+            except Exception:  # the edge of the loop
+                log.exception("worker %s failed and goes on", self._name)
+                stop.wait(_AFTER_FAILURE_S)
+                continue
+            if not busy:
+                stop.wait(self._interval_s)
+
+    def step(self) -> bool:
+        """Do what is due now. Returns whether there was anything."""
+        advanced = rounds.advance(self._store, now=self._clock.now())
+        claim = rounds.claim(self._store, worker=self._name, now=self._clock.now())
+        if claim is not None:
+            self._release(claim)
+        cleaned = rounds.clean_up(self._store, self._blobs)
+        return bool(advanced or claim or cleaned)
+
+    def _release(self, claim: Claim) -> None:
+        started = renewed = self._clock.now()
+
+        def keep_hold(_: int) -> None:
+            nonlocal renewed
+            now = self._clock.now()
+            if now - renewed >= _RENEW_AFTER:
+                rounds.renew(self._store, claim, worker=self._name, now=now)
+                renewed = now
+
+        round_ = claim.round
+        try:
+            version = release.release(
+                self._store,
+                self._blobs,
+                self._compute,
+                claim,
+                on_progress=keep_hold,
+                now=self._clock.now,
+            )
+        except ArithmeticError as error:
+            log.warning("round %d: %s", round_.id, error)
+            rounds.give_up(self._store, claim, str(error), now=self._clock.now())
+            return
+        except StaleWrite:
+            log.warning("round %d was taken over or cancelled", round_.id)
+            return
+        log.info(
+            "round %d (%s %d, attempt %d): %d results, version %s, %.3f s",
+            round_.id,
+            round_.kind,
+            round_.number,
+            round_.attempt,
+            len(claim.updates),
+            version,
+            (self._clock.now() - started).total_seconds(),
+        )

@@ -1,0 +1,133 @@
+"""Images by writer in one NumPy file; a device is a writer.
+
+The file holds the arrays ``images`` (uint8, (n, 28, 28), 0 = paper), ``labels`` (n,),
+``writer`` (n,) and ``split`` (n,): 0 = train, 1 = test, drawn within each writer. An
+array ``writer_ids`` of text names the writers, where it is there.
+"""
+
+import pathlib
+import zipfile
+import zlib
+from collections.abc import Mapping
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from device_sim.data import partition
+from device_sim.data.federation import (
+    SIDE,
+    DataError,
+    Federation,
+    Shard,
+    count_classes,
+)
+
+COLUMNS: Final = ("labels", "writer", "split")
+
+
+def load(
+    path: pathlib.Path, *, devices: int, classes: int | None, rng: np.random.Generator
+) -> Federation:
+    """Return ``devices`` of the writers in the file.
+
+    Raises:
+        DataError: The file is missing, damaged or of another kind, or has too few
+            writers.
+    """
+    arrays = _read(path)
+    images, writer, split = arrays["images"], arrays["writer"], arrays["split"]
+    classes = count_classes(
+        int(arrays["labels"].max()), classes=classes, origin=str(path)
+    )
+    labels = arrays["labels"].astype(np.uint8)  # under 62
+    able = np.intersect1d(writer[split == 0], writer[split == 1])
+    chosen = partition.choose_writers(
+        able.tolist(), devices=devices, origin=str(path), rng=rng
+    )
+    # One stable sort finds every writer's rows; a search a writer would be quadratic.
+    order = np.argsort(writer, kind="stable")
+    ordered = writer[order]
+    shards: list[Shard] = []
+    for number in chosen:
+        start, end = np.searchsorted(ordered, [number, number + 1])
+        rows = order[start:end]
+        train, test = rows[split[rows] == 0], rows[split[rows] == 1]
+        shards.append(
+            Shard(
+                name=_name(arrays, number),
+                train_images=images[train],
+                train_labels=labels[train],
+                test_images=images[test],
+                test_labels=labels[test],
+            )
+        )
+    return Federation(
+        name=f"npz:{path}",
+        classes=classes,
+        shards=tuple(shards),
+        held_out_images=images[split == 1],
+        held_out_labels=labels[split == 1],
+    )
+
+
+def _read(path: pathlib.Path) -> Mapping[str, npt.NDArray[Any]]:
+    """Return the arrays, checked for type, shape and range."""
+    try:
+        # Opened here, for numpy forgets to close what proves to be no archive.
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+            names = set(file.files)
+            wanted = {"images", *COLUMNS}
+            if not wanted <= names:
+                raise DataError(
+                    f"{path} has no array {', '.join(sorted(wanted - names))}: "
+                    f"it needs {', '.join(sorted(wanted))}"
+                )
+            arrays = {name: file[name] for name in wanted | ({"writer_ids"} & names)}
+    except FileNotFoundError as error:
+        raise DataError(f"there is no file {path}: check the path") from error
+    except (
+        OSError,
+        EOFError,
+        ValueError,
+        TypeError,  # a lone array cannot be opened by ``with``
+        zipfile.BadZipFile,
+        zlib.error,
+        NotImplementedError,
+    ) as error:
+        raise DataError(
+            f"{path} is not a readable npz file ({error}): it may be cut short or of "
+            "another kind"
+        ) from error
+    _check(arrays, path)
+    return arrays
+
+
+def _check(arrays: Mapping[str, npt.NDArray[Any]], path: pathlib.Path) -> None:
+    images = arrays["images"]
+    if images.dtype != np.uint8 or images.shape[1:] != (SIDE, SIDE) or not len(images):
+        raise DataError(
+            f"images of {path} must be uint8 of shape (n, 28, 28), "
+            f"got {images.dtype} of shape {images.shape}"
+        )
+    for name in COLUMNS:
+        column = arrays[name]
+        if column.dtype.kind not in "iu" or column.shape != images.shape[:1]:
+            raise DataError(
+                f"{name} of {path} must be integers of shape ({len(images)},), "
+                f"got {column.dtype} of shape {column.shape}"
+            )
+        if column.min() < 0:
+            raise DataError(f"{name} of {path} must be 0 or more, got {column.min()}")
+    if arrays["split"].max() > 1:
+        raise DataError(
+            f"split of {path} must be 0 (train) or 1 (test), "
+            f"got {arrays['split'].max()}"
+        )
+
+
+def _name(arrays: Mapping[str, npt.NDArray[Any]], number: int) -> str:
+    names = arrays.get("writer_ids")
+    if names is None or names.ndim != 1 or number >= len(names):
+        return f"writer-{number}"
+    return str(names[number])
