@@ -35,7 +35,7 @@ from coordinator.store import schema
 from coordinator.store.blobs import BlobStore
 from coordinator.store.engine import Store
 from coordinator.usecases import devices, models
-from coordinator.worker import Worker
+from coordinator.worker import Worker, name_of_this_process
 
 log = logging.getLogger(__name__)
 
@@ -167,7 +167,7 @@ def work(settings: Settings) -> None:
         if stop.is_set():
             break
         engine.warm_up(model.manifest.trainable_size)
-    name = f"{socket.gethostname()}-{os.getpid()}"
+    name = name_of_this_process()
     log.info("worker %s computes with %s", name, device.description)
     worker = Worker(
         store,

@@ -6,6 +6,8 @@ dies is replaced by the next: the round it held is taken over when its lease end
 
 import datetime as dt
 import logging
+import os
+import socket
 import threading
 from typing import Final
 
@@ -17,9 +19,28 @@ from coordinator.usecases.rounds import Claim
 
 log = logging.getLogger(__name__)
 
-_RENEW_AFTER: Final = dt.timedelta(seconds=10)
+_RENEW_AFTER: Final = dt.timedelta(seconds=5)
 _AFTER_FAILURE_S: Final = 1.0
 _STALE_INCOMING: Final = dt.timedelta(hours=1)
+
+
+def name_of_this_process() -> str:
+    """Return the worker name under which others can tell whether it died."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def _died_here(worker: str) -> bool:
+    """Return whether ``worker`` was a process of this machine that is no more."""
+    host, _, pid = worker.rpartition(":")
+    if host != socket.gethostname() or not pid.isdigit():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return int(pid) == os.getpid()  # a number that was given again: to this process
 
 
 class Worker:
@@ -45,6 +66,11 @@ class Worker:
 
     def run(self, stop: threading.Event) -> None:
         """Work until ``stop`` is set."""
+        freed = rounds.free_claims(
+            self._store, is_gone=_died_here, now=self._clock.now()
+        )
+        if freed:
+            log.warning("%d rounds of workers that died here are taken over", freed)
         stale = self._clock.now() - _STALE_INCOMING
         self._blobs.delete_stale_incoming(older_than=stale.timestamp())
         while not stop.is_set():

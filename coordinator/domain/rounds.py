@@ -23,7 +23,7 @@ from typing import Final
 from coordinator.domain.errors import RoundClosed
 from coordinator.protocol.vocabulary import Kind
 
-FOLD_LEASE: Final = dt.timedelta(seconds=60)
+FOLD_LEASE: Final = dt.timedelta(seconds=15)  # a worker that folds renews it
 MAX_CLAIMS: Final = 5
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime as dt
+from collections.abc import Callable
 
 from coordinator.domain import tasks as task_policy
 from coordinator.domain.aggregation import AcceptedUpdate, in_fold_order
@@ -107,6 +108,36 @@ def renew(store: Store, claim_: Claim, *, worker: str, now: dt.datetime) -> None
     store.run(
         "renew", lambda tx: rounds.renew(tx, claim_.round.id, worker, now + FOLD_LEASE)
     )
+
+
+def free_claims(
+    store: Store, *, is_gone: Callable[[str], bool], now: dt.datetime
+) -> int:
+    """Let others take the rounds that a dead worker holds, before its lease ends.
+
+    A mistake about who is dead costs time only: a round is released by whoever wrote
+    its last claim, and by nobody else.
+
+    Args:
+        store: The database.
+        is_gone: Says of a worker's name whether that worker has died.
+        now: The present moment.
+
+    Returns:
+        How many rounds were freed.
+    """
+
+    def body(tx: Transaction) -> int:
+        freed = 0
+        for round_ in rounds.unfinished(tx):
+            if round_.owner is None or round_.deadline <= now:
+                continue
+            if is_gone(round_.owner):
+                rounds.renew(tx, round_.id, round_.owner, now)
+                freed += 1
+        return freed
+
+    return store.run("free_claims", body)
 
 
 def give_up(store: Store, claim_: Claim, reason: str, *, now: dt.datetime) -> None:

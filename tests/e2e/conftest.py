@@ -1,0 +1,6 @@
+import pytest
+
+
+@pytest.fixture
+def process_database_url():
+    return None

@@ -1,0 +1,206 @@
+"""``kill -9`` at the worst moments: the same round goes on, and not a bit is other."""
+
+import concurrent.futures
+import errno
+import os
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import Self
+
+import httpx
+import pytest
+
+from coordinator.protocol import paths
+from tests.support.processes import (
+    Coordinator,
+    FixedDevice,
+    wait_until,
+    write_wide_model,
+)
+
+pytestmark = [pytest.mark.slow, pytest.mark.tf]
+DEVICES = 50
+ROUNDS = 2
+SIZE = 700_000
+TASK = "kill"
+
+
+@pytest.fixture
+def coordinator(
+    tmp_path: pathlib.Path, process_database_url: str | None
+) -> Iterator[Coordinator]:
+    write_wide_model(tmp_path / "models", SIZE)
+    running = Coordinator(
+        tmp_path,
+        database_url=process_database_url,
+        models_dir=tmp_path / "models",
+    )
+    running.start("api")
+    running.start("worker")
+    yield running
+    running.stop()
+
+
+class Run:
+    """Fifty devices on eight threads, and the task that they train."""
+
+    def __init__(self, coordinator: Coordinator, tmp_path: pathlib.Path) -> None:
+        self.coordinator = coordinator
+        self.manifest = write_wide_model(tmp_path / "again", SIZE)
+        self.devices = [
+            FixedDevice(coordinator.url, number, self.manifest)
+            for number in range(DEVICES)
+        ]
+
+    def create_task(self) -> None:
+        plan = {
+            "model": "wide",
+            "rounds": ROUNDS,
+            "round": {
+                "goal": DEVICES,
+                "minimum": DEVICES,
+                "lease_s": 300,
+                "deadline_s": 600,
+            },
+            "server": {"momentum": 0.9},
+        }
+        httpx.post(
+            self.coordinator.url + paths.TASKS,
+            headers=self.coordinator.operator,
+            json={"id": TASK, "plan": plan},
+        ).raise_for_status()
+
+    def take_part(self) -> Iterator[concurrent.futures.Future[None]]:
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            yield from concurrent.futures.as_completed(
+                [pool.submit(device.take_part) for device in self.devices]
+            )
+
+    def finish(self, disturb: Callable[[int, int], None]) -> bytes:
+        """Run every round; ``disturb`` is told of each report as (round, count)."""
+        self.create_task()
+        for round_number in range(1, ROUNDS + 1):
+            for count, done in enumerate(self.take_part(), start=1):
+                done.result()
+                disturb(round_number, count)
+            wait_until(
+                lambda number=round_number: self.committed() == number,
+                f"round {round_number}",
+            )
+        for device in self.devices:
+            device.close()
+        response = httpx.get(self.coordinator.url + paths.weights("wide", ROUNDS))
+        response.raise_for_status()
+        return response.content
+
+    def committed(self) -> int:
+        if not self.coordinator.is_ready():
+            return -1
+        count: int = self.coordinator.get(paths.task(TASK))["rounds_committed"]
+        return count
+
+
+def expect_every_update_counted_once(run: Run) -> None:
+    rounds = run.coordinator.get(paths.rounds(TASK))["rounds"]
+    assert [(r["number"], r["attempt"], r["phase"]) for r in rounds] == [
+        (number, 1, "committed") for number in range(1, ROUNDS + 1)
+    ]
+    assert [r["accepted"] for r in rounds] == [DEVICES] * ROUNDS
+    examples = sum(range(1, DEVICES + 1))
+    assert [r["examples"] for r in rounds] == [examples] * ROUNDS
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The weights after the last round when nobody dies."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    write_wide_model(folder / "models", SIZE)
+    coordinator = Coordinator(folder, database_url=None, models_dir=folder / "models")
+    coordinator.start("api")
+    coordinator.start("worker")
+    try:
+        return Run(coordinator, folder).finish(lambda *_: None)
+    finally:
+        coordinator.stop()
+
+
+def test_the_api_is_killed_in_the_middle_of_fifty_uploads(
+    coordinator: Coordinator, tmp_path: pathlib.Path, undisturbed: bytes
+) -> None:
+    run = Run(coordinator, tmp_path)
+
+    def kill_twice_a_round(_: int, count: int) -> None:
+        if count in (11, 29):
+            coordinator.kill("api")
+            coordinator.start("api")
+
+    assert run.finish(kill_twice_a_round) == undisturbed
+    expect_every_update_counted_once(run)
+
+
+def test_the_worker_is_killed_while_it_folds(
+    coordinator: Coordinator, tmp_path: pathlib.Path, undisturbed: bytes
+) -> None:
+    run = Run(coordinator, tmp_path)
+
+    def kill_the_folding_worker(_: int, count: int) -> None:
+        if count == DEVICES - 1:
+            coordinator.kill("worker")
+        if count == DEVICES:
+            with HeldBack(last_to_be_folded(coordinator)) as update:
+                coordinator.start("worker")
+                wait_until(update.is_being_read, "the worker to fold")
+                coordinator.kill("worker")
+            coordinator.start("worker")
+
+    assert run.finish(kill_the_folding_worker) == undisturbed
+    expect_every_update_counted_once(run)
+    assert coordinator.log.count("that died here are taken over") == ROUNDS
+
+
+def test_both_are_killed_again_and_again(
+    coordinator: Coordinator, tmp_path: pathlib.Path, undisturbed: bytes
+) -> None:
+    run = Run(coordinator, tmp_path)
+
+    def kill_both(_: int, count: int) -> None:
+        if count in (7, DEVICES):
+            coordinator.kill("api")
+            coordinator.kill("worker")
+            coordinator.start("api")
+            coordinator.start("worker")
+
+    assert run.finish(kill_both) == undisturbed
+    expect_every_update_counted_once(run)
+
+
+class HeldBack:
+    """An update whose bytes do not come: a pipe that nobody writes to."""
+
+    def __init__(self, path: pathlib.Path) -> None:
+        self._path = path
+        self._aside = path.with_name("aside")
+
+    def __enter__(self) -> Self:
+        self._path.rename(self._aside)
+        os.mkfifo(self._path)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._aside.replace(self._path)
+
+    def is_being_read(self) -> bool:
+        """Whether a process has opened the update, and so waits for its bytes."""
+        try:
+            os.close(os.open(self._path, os.O_WRONLY | os.O_NONBLOCK))
+        except OSError as error:
+            if error.errno != errno.ENXIO:  # nobody reads
+                raise
+            return False
+        return True
+
+
+def last_to_be_folded(coordinator: Coordinator) -> pathlib.Path:
+    """The update whose digest sorts last; earlier rounds' updates are gone by now."""
+    updates = (coordinator.data_dir / "blobs" / "updates").glob("*/*")
+    return max(updates, key=lambda path: path.name.rpartition("-")[2])

@@ -1,0 +1,231 @@
+"""Real coordinator processes, and devices that talk to them over HTTP."""
+
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import httpx
+import numpy as np
+
+from coordinator.protocol import digests, encodings, paths
+from coordinator.protocol.manifest import (
+    Artefact,
+    Initializer,
+    Manifest,
+    Patch,
+    TensorSpec,
+)
+
+ROOT = pathlib.Path(__file__).parents[2]
+PATIENCE_S = 60.0
+
+
+def wait_until(condition: Callable[[], bool], what: str) -> None:
+    """Look until ``condition`` holds; the one place where tests wait for processes."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"waited {PATIENCE_S} s in vain for {what}")
+        time.sleep(0.002)
+
+
+def free_port() -> int:
+    """A port of the loopback that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def write_wide_model(root: pathlib.Path, size: int) -> Manifest:
+    """Write a model of one tensor with ``size`` parameters and stand-in graphs."""
+    train, infer = b"a training graph", bytes(4 * size)
+    manifest = Manifest(
+        model="wide",
+        description="one wide tensor",
+        input_shape=(1,),
+        classes=2,
+        tensors=(
+            TensorSpec(
+                name="wide",
+                shape=(size,),
+                offset=0,
+                trainable=True,
+                initializer=Initializer(
+                    kind="glorot_uniform", fan_in=size, fan_out=size
+                ),
+            ),
+        ),
+        signatures={},
+        train=Artefact(
+            file="train.tflite",
+            size_bytes=len(train),
+            sha256=digests.sha256_hex(train),
+        ),
+        infer=Artefact(
+            file="model.tflite",
+            size_bytes=len(infer),
+            sha256=digests.sha256_hex(infer),
+        ),
+        patches=(Patch(tensor="wide", file_offset=0, axes=(0,)),),
+    )
+    folder = root / "wide"
+    folder.mkdir(parents=True)
+    (folder / "train.tflite").write_bytes(train)
+    (folder / "model.tflite").write_bytes(infer)
+    (folder / "manifest.json").write_bytes(manifest.to_json())
+    return manifest
+
+
+class Coordinator:
+    """API and worker as processes of their own, to be started and killed apart."""
+
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        *,
+        database_url: str | None,
+        models_dir: pathlib.Path,
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.data_dir = folder / "data"
+        self._log = folder / "coordinator.log"
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._environment = {
+            **os.environ,
+            "SHOAL_DATA_DIR": str(self.data_dir),
+            "SHOAL_PORT": str(self.port),
+            "SHOAL_MODELS_DIR": str(models_dir),
+            **(settings or {}),
+        }
+        if database_url is not None:
+            self._environment["SHOAL_DATABASE_URL"] = database_url
+
+    def start(self, role: str) -> None:
+        """Start ``api`` or ``worker``."""
+        arguments = {"api": ["serve", "--no-worker"], "worker": ["worker"]}[role]
+        with self._log.open("ab") as log:
+            self._processes[role] = subprocess.Popen(
+                [sys.executable, "-m", "coordinator", *arguments],
+                env=self._environment,
+                cwd=ROOT,
+                stdout=log,
+                stderr=log,
+            )
+        if role == "api":
+            wait_until(self.is_ready, "the API")
+
+    def kill(self, role: str) -> None:
+        """Kill without a word: SIGKILL."""
+        process = self._processes.pop(role)
+        process.kill()
+        process.wait()
+
+    def stop(self) -> None:
+        """Ask every process to end, and wait for it."""
+        for process in self._processes.values():
+            process.terminate()
+        for process in self._processes.values():
+            process.wait(timeout=PATIENCE_S)
+        self._processes.clear()
+
+    def is_ready(self) -> bool:
+        """Whether the API answers that it is ready."""
+        try:
+            return httpx.get(self.url + paths.READY).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    @property
+    def operator(self) -> dict[str, str]:
+        """Header fields of the operator."""
+        token = (self.data_dir / "operator.token").read_text().strip()
+        return {"Authorization": f"Bearer {token}"}
+
+    def get(self, path: str) -> dict[str, Any]:
+        """What the operator reads at ``path``."""
+        response = httpx.get(self.url + path, headers=self.operator)
+        response.raise_for_status()
+        content: dict[str, Any] = response.json()
+        return content
+
+    @property
+    def log(self) -> str:
+        """Everything the processes have logged."""
+        return self._log.read_text()
+
+
+class FixedDevice:
+    """A device whose delta is a function of (its number, round) and nothing else."""
+
+    def __init__(self, url: str, number: int, manifest: Manifest) -> None:
+        self._client = httpx.Client(base_url=url, timeout=30)
+        self._number = number
+        self._manifest = manifest
+        enrolment = self._send("POST", paths.DEVICES, json={"name": f"{number}"})
+        token = enrolment.json()["token"]
+        self._headers = {"Authorization": f"Bearer {token}"}
+
+    def take_part(self) -> None:
+        """Check in until there is work, then send this round's update."""
+        while True:
+            answer = self._send(
+                "POST",
+                paths.CHECK_INS,
+                headers=self._headers | {"Idempotency-Key": uuid.uuid4().hex},
+                json={"wait_s": 5},
+            ).json()
+            assignment = answer.get("assignment")
+            if assignment is None:
+                if answer.get("wait_reason") in {"tasks_ended", "already_reported"}:
+                    return
+                continue
+            body = self.body(assignment["round"])
+            digest = digests.content_digest(digests.sha256_hex(body))
+            response = self._send(
+                "POST",
+                assignment["report_to"],
+                headers=self._headers | {"Content-Digest": digest},
+                content=body,
+            )
+            if response.status_code == 200:
+                return
+
+    def close(self) -> None:
+        """Close the device's connections."""
+        self._client.close()
+
+    def body(self, round_number: int) -> bytes:
+        """The update of a round, the same whenever it is asked for."""
+        rng = np.random.default_rng([self._number, round_number])
+        delta = rng.standard_normal(self._manifest.trainable_size, dtype=np.float32)
+        return encodings.encode_update(
+            self._manifest,
+            encodings.Update(
+                delta=delta,
+                examples=1 + self._number,
+                train_loss=1.0,
+                train_accuracy=0.5,
+            ),
+        )
+
+    def _send(self, method: str, path: str, **options: object) -> httpx.Response:
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                response = self._client.request(method, path, **options)
+            except httpx.TransportError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.05)
+                continue
+            if response.status_code < 500:
+                return response
+            time.sleep(0.05)
