@@ -27,10 +27,11 @@ import fastapi
 import uvicorn
 
 from coordinator.api import application
-from coordinator.api.services import Services
+from coordinator.api.services import Identities, Services
 from coordinator.api.watcher import Watcher
 from coordinator.clock import SystemClock
 from coordinator.config import Settings
+from coordinator.protocol import allocator
 from coordinator.store import schema
 from coordinator.store.blobs import BlobStore
 from coordinator.store.engine import Store
@@ -110,6 +111,7 @@ def create_api(settings: Settings, store: Store, blobs: BlobStore) -> fastapi.Fa
         blobs=blobs,
         clock=SystemClock(),
         watcher=Watcher(store, interval_s=settings.watch_interval_s),
+        identities=Identities(store),
         wait_s=settings.wait_s,
     )
     return application.create(services, version=importlib.metadata.version("shoal"))
@@ -117,6 +119,7 @@ def create_api(settings: Settings, store: Store, blobs: BlobStore) -> fastapi.Fa
 
 def serve(settings: Settings, *, with_worker: bool) -> None:
     """Run the API, and a worker process beside it, until told to stop."""
+    allocator.keep_freed_memory()
     store, blobs = prepare(settings)
     app = create_api(settings, store, blobs)
     listener = socket.create_server(
@@ -144,6 +147,7 @@ def serve(settings: Settings, *, with_worker: bool) -> None:
 
 def work(settings: Settings) -> None:
     """Run a worker until told to stop, or until the API that started it is gone."""
+    allocator.keep_freed_memory()
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

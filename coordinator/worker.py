@@ -125,7 +125,7 @@ class Worker:
             round_.kind,
             round_.number,
             round_.attempt,
-            len(claim.updates),
+            claim.results,
             version,
             (self._clock.now() - started).total_seconds(),
         )

@@ -9,7 +9,7 @@ from fastapi import Header, Request
 from coordinator.api.problems import BodyTooLarge, DigestNeeded, refusals
 from coordinator.api.services import DeviceToken, Given
 from coordinator.protocol import codings, digests, messages, problems
-from coordinator.usecases import devices, participation
+from coordinator.usecases import participation
 
 router = fastapi.APIRouter(prefix="/v1/assignments/{assignment_id}", tags=["device"])
 _OWN = (
@@ -91,7 +91,7 @@ async def submit_update(  # noqa: PLR0917 - FastAPI passes them by name
         raise DigestNeeded(str(error)) from error
 
     def expect() -> tuple[str, participation.Expected]:
-        device_id = devices.authenticate_device(given.store, token)
+        device_id = given.identities.device(token)
         return device_id, participation.expect_update(
             given.store,
             device_id=device_id,
@@ -143,7 +143,7 @@ async def submit_evaluation(
     """Post sums over the device's own test examples."""
 
     def call() -> messages.EvaluationReceipt:
-        device_id = devices.authenticate_device(given.store, token)
+        device_id = given.identities.device(token)
         accepted_at = participation.submit_evaluation(
             given.store,
             body,
@@ -173,7 +173,7 @@ async def report_failure(
     """Free the place at once, rather than when the lease lapses."""
 
     def call() -> messages.FailureReceipt:
-        device_id = devices.authenticate_device(given.store, token)
+        device_id = given.identities.device(token)
         ended_at = participation.report_failure(
             given.store,
             device_id=device_id,

@@ -103,7 +103,7 @@ async def check_in(
     key = idempotency_key
 
     def ask() -> check_in_usecase.Work | WaitReason:
-        device_id = devices.authenticate_device(given.store, token)
+        device_id = given.identities.device(token)
         return check_in_usecase.check_in(
             given.store,
             device_id=device_id,

@@ -12,10 +12,42 @@ from starlette.concurrency import run_in_threadpool
 from coordinator.api.watcher import Watcher
 from coordinator.clock import Clock
 from coordinator.domain import selection
+from coordinator.domain.errors import Unauthenticated
 from coordinator.store.blobs import BlobStore
 from coordinator.store.engine import Store
+from coordinator.usecases import devices
 
 T = TypeVar("T")
+
+
+class Identities:
+    """Remembers which device bears which token: a fact that never changes.
+
+    What a device may do is asked of the database at every call; who it is, once.
+    """
+
+    def __init__(self, store: Store, *, most: int = 100_000) -> None:
+        """Remember at most ``most`` devices, the latest ones."""
+        self._store = store
+        self._most = most
+        self._by_hash: dict[str, str] = {}
+
+    def device(self, token: str | None) -> str:
+        """Return the id of the device that bears ``token``.
+
+        Raises:
+            Unauthenticated: The token is missing or unknown.
+        """
+        if token is None:
+            raise Unauthenticated("no bearer token was sent")
+        hashed = devices.token_hash(token)
+        known = self._by_hash.get(hashed)
+        if known is None:
+            known = devices.authenticate_device(self._store, token)
+            while len(self._by_hash) >= self._most:
+                self._by_hash.pop(next(iter(self._by_hash)), None)
+            self._by_hash[hashed] = known
+        return known
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +58,7 @@ class Services:
     blobs: BlobStore
     clock: Clock
     watcher: Watcher
+    identities: Identities
     wait_s: float  #: mean seconds that a device without work is told to wait
 
     def jittered_wait_s(self) -> float:

@@ -30,6 +30,11 @@ class InflatesTooFar(ValueError):
     """The bytes inflate beyond the limit."""
 
 
+def is_identity(coding: str) -> bool:
+    """Return whether ``coding``, a ``Content-Encoding``, leaves bytes as they are."""
+    return coding.strip().lower() in ("", IDENTITY)
+
+
 def inflate(body: bytes, coding: str, *, limit: int) -> bytes:
     """Undo a content coding holding little more than ``limit`` bytes of it.
 
@@ -44,7 +49,7 @@ def inflate(body: bytes, coding: str, *, limit: int) -> bytes:
         InflatesTooFar: More than ``limit`` bytes would come out.
     """
     name = coding.strip().lower()
-    if name in ("", IDENTITY):
+    if is_identity(coding):
         if len(body) > limit:
             raise InflatesTooFar(
                 f"the body has {len(body)} bytes, the limit is {limit}"

@@ -6,13 +6,17 @@ Source: RFC 9530, Digest Fields.
 import base64
 import binascii
 import hashlib
+import mmap
+from typing import TypeAlias
+
+Bytes: TypeAlias = bytes | bytearray | memoryview | mmap.mmap
 
 FIELD = "Content-Digest"
 _PREFIX = "sha-256=:"
 _DIGEST_BYTES = 32
 
 
-def sha256_hex(content: bytes | bytearray | memoryview) -> str:
+def sha256_hex(content: Bytes) -> str:
     """Return the SHA-256 of ``content`` as 64 lower-case hexadecimal digits."""
     return hashlib.sha256(content).hexdigest()
 

@@ -13,6 +13,7 @@ from typing import Final
 import numpy as np
 
 from coordinator.protocol import tensors
+from coordinator.protocol.digests import Bytes
 from coordinator.protocol.manifest import Manifest, TensorSpec, Vector
 
 MAX_EXAMPLES: Final = 1 << 28  # so that example count times float32 is exact in float64
@@ -82,9 +83,7 @@ def encode_update(manifest: Manifest, update: Update) -> bytes:
     )
 
 
-def decode_update(
-    manifest: Manifest, body: bytes | bytearray | memoryview, *, max_examples: int
-) -> Update:
+def decode_update(manifest: Manifest, body: Bytes, *, max_examples: int) -> Update:
     """Read and check an update's body. Run by the coordinator.
 
     Args:
@@ -97,11 +96,7 @@ def decode_update(
         InvalidUpdate: They are one, but no update of this model.
     """
     container = tensors.read(body)
-    encoding = container.metadata.get("encoding")
-    if encoding not in ENCODINGS:
-        raise UnknownEncoding(f"encoding must be one of {ENCODINGS}, got {encoding!r}")
-    _check_layout(container.entries, manifest.trainable)
-    delta = np.frombuffer(container.data, "<f4")
+    delta = _delta(manifest, container)
     if not np.isfinite(delta).all():
         raise NotFinite("the delta holds NaN or infinity")
     return Update(
@@ -110,6 +105,18 @@ def decode_update(
         train_loss=_number(container.metadata, "train_loss", math.inf),
         train_accuracy=_number(container.metadata, "train_accuracy", 1.0),
     )
+
+
+def read_delta(manifest: Manifest, body: Bytes) -> Vector:
+    """Read the delta of an update that was checked when it came in.
+
+    Returns:
+        shape (manifest.trainable_size,), a view of ``body``.
+
+    Raises:
+        tensors.MalformedTensors, InvalidUpdate: The bytes have changed since.
+    """
+    return _delta(manifest, tensors.read(body))
 
 
 def encode_weights(manifest: Manifest, weights: Vector) -> bytes:
@@ -122,7 +129,7 @@ def encode_weights(manifest: Manifest, weights: Vector) -> bytes:
     )
 
 
-def decode_weights(manifest: Manifest, body: bytes | bytearray | memoryview) -> Vector:
+def decode_weights(manifest: Manifest, body: Bytes) -> Vector:
     """Read a version's weights. Returns shape (manifest.size,), a view of ``body``.
 
     Raises:
@@ -138,6 +145,14 @@ def max_update_bytes(manifest: Manifest) -> int:
     """Return the size in bytes that no well-formed update of this model exceeds."""
     header = len(_header(manifest.trainable, {})) + 1024
     return header + 4 * manifest.trainable_size
+
+
+def _delta(manifest: Manifest, container: tensors.Container) -> Vector:
+    encoding = container.metadata.get("encoding")
+    if encoding not in ENCODINGS:
+        raise UnknownEncoding(f"encoding must be one of {ENCODINGS}, got {encoding!r}")
+    _check_layout(container.entries, manifest.trainable)
+    return np.frombuffer(container.data, "<f4")
 
 
 def _header(specs: tuple[TensorSpec, ...], metadata: Mapping[str, str]) -> bytes:

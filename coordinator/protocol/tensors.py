@@ -16,6 +16,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from coordinator.protocol.digests import Bytes
+
 MAX_HEADER_BYTES: Final = 1 << 20
 _LENGTH_BYTES: Final = 8
 _ALIGNMENT: Final = 8
@@ -109,7 +111,7 @@ def write(
     return b"".join(parts)
 
 
-def read(body: bytes | bytearray | memoryview) -> Container:
+def read(body: Bytes) -> Container:
     """Parse a body that came from outside.
 
     Raises:

@@ -2,29 +2,74 @@
 
 import datetime as dt
 import math
+from typing import Final
 
 import sqlalchemy as sa
 
 from coordinator.domain.aggregation import AcceptedUpdate, Score
 from coordinator.domain.assignments import Assignment, Counts, State
 from coordinator.domain.errors import AssignmentUnknown
+from coordinator.domain.rounds import Phase
 from coordinator.protocol.vocabulary import FailureReason
 from coordinator.store.engine import Transaction
-from coordinator.store.tables import Row, assignments, evaluations, updates
+from coordinator.store.tables import Row, assignments, evaluations, rounds, updates
+
+# Statements of every check-in and every report are built once: building one costs more
+# than executing it.
+_INSERT: Final = assignments.insert()
+_INSERT_UPDATE: Final = updates.insert()
+_GET: Final = sa.select(assignments).where(assignments.c.id == sa.bindparam("id"))
+_RELEVANT: Final = sa.select(assignments).where(
+    assignments.c.device_id == sa.bindparam("device_id"),
+    (assignments.c.idempotency_key == sa.bindparam("key"))
+    | (assignments.c.state == State.LEASED)
+    | assignments.c.round_id.in_(
+        sa.select(rounds.c.id).where(rounds.c.phase == Phase.COLLECTING)
+    ),
+)
+_END: Final = (
+    assignments.update()
+    .where(
+        assignments.c.id == sa.bindparam("which"),
+        assignments.c.state == State.LEASED,
+    )
+    .values(
+        state=sa.bindparam("state"),
+        ended_at=sa.bindparam("ended_at"),
+        failure=sa.bindparam("failure"),
+        failure_detail=sa.bindparam("failure_detail"),
+    )
+)
+_COUNTS: Final = (
+    sa.select(
+        assignments.c.state,
+        sa.func.count(),
+        sa.func.sum(
+            sa.case((assignments.c.lease_expires_at > sa.bindparam("now"), 1), else_=0)
+        ),
+    )
+    .where(assignments.c.round_id == sa.bindparam("round_id"))
+    .group_by(assignments.c.state)
+)
+_ACCEPTED: Final = sa.select(sa.func.count()).where(
+    assignments.c.round_id == sa.bindparam("round_id"),
+    assignments.c.state == State.ACCEPTED,
+)
 
 
 def insert(tx: Transaction, assignment: Assignment) -> None:
     """Lease a place."""
     tx.connection.execute(
-        assignments.insert().values(
-            id=assignment.id,
-            round_id=assignment.round_id,
-            device_id=assignment.device_id,
-            idempotency_key=assignment.idempotency_key,
-            leased_at=assignment.leased_at,
-            lease_expires_at=assignment.lease_expires_at,
-            state=assignment.state,
-        )
+        _INSERT,
+        {
+            "id": assignment.id,
+            "round_id": assignment.round_id,
+            "device_id": assignment.device_id,
+            "idempotency_key": assignment.idempotency_key,
+            "leased_at": assignment.leased_at,
+            "lease_expires_at": assignment.lease_expires_at,
+            "state": assignment.state,
+        },
     )
 
 
@@ -37,14 +82,14 @@ def end(
         StaleWrite: It had ended already.
     """
     tx.change_one(
-        assignments.update()
-        .where(assignments.c.id == assignment.id, assignments.c.state == State.LEASED)
-        .values(
-            state=assignment.state,
-            ended_at=assignment.ended_at,
-            failure=assignment.failure,
-            failure_detail=failure_detail,
-        )
+        _END,
+        {
+            "which": assignment.id,
+            "state": assignment.state,
+            "ended_at": assignment.ended_at,
+            "failure": assignment.failure,
+            "failure_detail": failure_detail,
+        },
     )
 
 
@@ -54,37 +99,19 @@ def get(tx: Transaction, assignment_id: str) -> Assignment:
     Raises:
         AssignmentUnknown: There is none.
     """
-    query = sa.select(assignments).where(assignments.c.id == assignment_id)
-    row = tx.connection.execute(query).one_or_none()
+    row = tx.connection.execute(_GET, {"id": assignment_id}).one_or_none()
     if row is None:
         raise AssignmentUnknown(assignment_id)
-    return _assignment(row)
+    return from_row(row)
 
 
-def with_key(tx: Transaction, device_id: str, key: str) -> Assignment | None:
-    """Return the assignment that a device got with an idempotency key, or none."""
-    query = sa.select(assignments).where(
-        assignments.c.device_id == device_id, assignments.c.idempotency_key == key
-    )
-    row = tx.connection.execute(query).one_or_none()
-    return None if row is None else _assignment(row)
+def relevant(tx: Transaction, device_id: str, key: str) -> list[Assignment]:
+    """Return what a check-in must know of a device's assignments.
 
-
-def leased_to(tx: Transaction, device_id: str) -> Assignment | None:
-    """Return the assignment that a device holds, lapsed or not, or none."""
-    query = sa.select(assignments).where(
-        assignments.c.device_id == device_id, assignments.c.state == State.LEASED
-    )
-    row = tx.connection.execute(query).one_or_none()
-    return None if row is None else _assignment(row)
-
-
-def of_device(tx: Transaction, device_id: str, round_id: int) -> list[Assignment]:
-    """Return a device's assignments in a round."""
-    query = sa.select(assignments).where(
-        assignments.c.device_id == device_id, assignments.c.round_id == round_id
-    )
-    return [_assignment(row) for row in tx.connection.execute(query)]
+    Those that an idempotency key names, that are leased, or of a collecting round.
+    """
+    rows = tx.connection.execute(_RELEVANT, {"device_id": device_id, "key": key})
+    return [from_row(row) for row in rows]
 
 
 def expired(tx: Transaction, now: dt.datetime) -> list[Assignment]:
@@ -92,7 +119,7 @@ def expired(tx: Transaction, now: dt.datetime) -> list[Assignment]:
     query = sa.select(assignments).where(
         assignments.c.state == State.LEASED, assignments.c.lease_expires_at <= now
     )
-    return [_assignment(row) for row in tx.connection.execute(query)]
+    return [from_row(row) for row in tx.connection.execute(query)]
 
 
 def leased_in(tx: Transaction, round_id: int) -> list[Assignment]:
@@ -100,22 +127,13 @@ def leased_in(tx: Transaction, round_id: int) -> list[Assignment]:
     query = sa.select(assignments).where(
         assignments.c.round_id == round_id, assignments.c.state == State.LEASED
     )
-    return [_assignment(row) for row in tx.connection.execute(query)]
+    return [from_row(row) for row in tx.connection.execute(query)]
 
 
 def counts(tx: Transaction, round_id: int, now: dt.datetime) -> Counts:
     """Return how many assignments of a round are where."""
-    live = assignments.c.lease_expires_at > now
-    query = (
-        sa.select(
-            assignments.c.state,
-            sa.func.count(),
-            sa.func.sum(sa.case((live, 1), else_=0)),
-        )
-        .where(assignments.c.round_id == round_id)
-        .group_by(assignments.c.state)
-    )
-    by_state = {row[0]: (row[1], row[2]) for row in tx.connection.execute(query)}
+    rows = tx.connection.execute(_COUNTS, {"round_id": round_id, "now": now})
+    by_state = {row[0]: (row[1], row[2]) for row in rows}
     leased, unexpired = by_state.get(State.LEASED, (0, 0))
     return Counts(
         live=unexpired,
@@ -125,22 +143,29 @@ def counts(tx: Transaction, round_id: int, now: dt.datetime) -> Counts:
     )
 
 
+def count_accepted(tx: Transaction, round_id: int) -> int:
+    """Return how many results of a round were accepted."""
+    count: int = tx.connection.execute(_ACCEPTED, {"round_id": round_id}).scalar_one()
+    return count
+
+
 def insert_update(
     tx: Transaction, update: AcceptedUpdate, *, round_id: int, now: dt.datetime
 ) -> None:
     """Accept an update."""
     tx.connection.execute(
-        updates.insert().values(
-            assignment_id=update.assignment_id,
-            round_id=round_id,
-            blob=update.blob,
-            sha256=update.sha256,
-            size_bytes=update.size_bytes,
-            examples=update.examples,
-            train_loss=update.train_loss,
-            train_accuracy=update.train_accuracy,
-            accepted_at=now,
-        )
+        _INSERT_UPDATE,
+        {
+            "assignment_id": update.assignment_id,
+            "round_id": round_id,
+            "blob": update.blob,
+            "sha256": update.sha256,
+            "size_bytes": update.size_bytes,
+            "examples": update.examples,
+            "train_loss": update.train_loss,
+            "train_accuracy": update.train_accuracy,
+            "accepted_at": now,
+        },
     )
 
 
@@ -205,7 +230,8 @@ def evaluation_score(tx: Transaction, round_id: int) -> Score | None:
     )
 
 
-def _assignment(row: Row) -> Assignment:
+def from_row(row: Row) -> Assignment:
+    """Return the assignment in a row of the table."""
     return Assignment(
         id=row.id,
         round_id=row.round_id,

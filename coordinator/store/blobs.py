@@ -5,6 +5,7 @@ either holds all of its bytes or does not exist.
 """
 
 import contextlib
+import mmap
 import os
 import pathlib
 import shutil
@@ -69,9 +70,10 @@ class BlobStore:
         incoming.replace(target)
         return name
 
-    def open_update(self, name: str) -> pathlib.Path:
-        """Return where an update lies."""
-        return self._folder / name
+    def map_update(self, name: str) -> mmap.mmap:
+        """Return an update's bytes, mapped and not copied."""
+        with (self._folder / name).open("rb") as file:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
     def drop_update(self, name: str) -> None:
         """Delete an update that was refused after all."""

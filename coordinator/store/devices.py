@@ -1,12 +1,17 @@
 """Devices and operators: who may call."""
 
 import datetime as dt
+from typing import Final
 
 import sqlalchemy as sa
 
 from coordinator.domain.devices import Device
 from coordinator.store.engine import Transaction
 from coordinator.store.tables import Row, assignments, devices, operators
+
+_WITH_TOKEN: Final = sa.select(devices.c.id).where(
+    devices.c.token_hash == sa.bindparam("token_hash")
+)
 
 
 def insert(tx: Transaction, device: Device, *, token_hash: str) -> None:
@@ -24,8 +29,9 @@ def insert(tx: Transaction, device: Device, *, token_hash: str) -> None:
 
 def with_token(tx: Transaction, token_hash: str) -> str | None:
     """Return the id of the device with this token, or none."""
-    query = sa.select(devices.c.id).where(devices.c.token_hash == token_hash)
-    device_id: str | None = tx.connection.execute(query).scalar_one_or_none()
+    device_id: str | None = tx.connection.execute(
+        _WITH_TOKEN, {"token_hash": token_hash}
+    ).scalar_one_or_none()
     return device_id
 
 

@@ -3,8 +3,8 @@
 import dataclasses
 import sqlite3
 import threading
-from collections.abc import Callable
-from typing import Final, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, Final, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import event, exc
@@ -28,13 +28,15 @@ class Transaction:
     connection: sa.Connection
     name: str
 
-    def change_one(self, statement: sa.Update) -> None:
+    def change_one(
+        self, statement: sa.Update, parameters: Mapping[str, Any] | None = None
+    ) -> None:
         """Execute an update that must hit exactly one row.
 
         Raises:
             StaleWrite: It hit none: somebody was faster.
         """
-        if self.connection.execute(statement).rowcount != 1:
+        if self.connection.execute(statement, parameters).rowcount != 1:
             raise StaleWrite(self.name)
 
 
@@ -44,6 +46,7 @@ class Store:
     def __init__(self, url: str) -> None:
         """Open the database at ``url``, an SQLAlchemy URL. Connects at first use."""
         self._engine = _create_engine(url)
+        self._reader = self._engine.execution_options(reads=True)
         # SQLite has one writer. Queueing here beats its sleeping busy handler.
         self._writer = (
             threading.Lock() if self._engine.dialect.name == "sqlite" else None
@@ -61,8 +64,7 @@ class Store:
 
     def read(self, body: Callable[[Transaction], T]) -> T:
         """Run ``body`` on one snapshot. It must not write; no writer delays it."""
-        reader = self._engine.execution_options(reads=True)
-        with reader.connect() as connection, connection.begin():
+        with self._reader.begin() as connection:
             return body(Transaction(connection, "read"))
 
     def run(self, name: str, body: Callable[[Transaction], T]) -> T:

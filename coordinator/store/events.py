@@ -1,13 +1,22 @@
 """The history: one row for everything that happened. Rows are only ever added."""
 
 import datetime as dt
-from typing import Any
+from typing import Any, Final
 
 import sqlalchemy as sa
 
 from coordinator.domain.events import Happening, Recorded
 from coordinator.store.engine import Transaction
 from coordinator.store.tables import events
+
+_INSERT: Final = events.insert().inline()
+_LAST: Final = sa.select(sa.func.max(events.c.id))
+_AFTER: Final = (
+    sa.select(events)
+    .where(events.c.id > sa.bindparam("after"))
+    .order_by(events.c.id)
+    .limit(sa.bindparam("most"))
+)
 
 
 def append(
@@ -21,17 +30,20 @@ def append(
 ) -> None:
     """Add one event."""
     tx.connection.execute(
-        events.insert().values(
-            at=now, type=happening, task=task, round_id=round_id, data=data
-        )
+        _INSERT,
+        {
+            "at": now,
+            "type": happening,
+            "task": task,
+            "round_id": round_id,
+            "data": data,
+        },
     )
 
 
 def last_id(tx: Transaction) -> int:
     """Return the id of the newest event, 0 if there is none."""
-    last: int | None = tx.connection.execute(
-        sa.select(sa.func.max(events.c.id))
-    ).scalar_one()
+    last: int | None = tx.connection.execute(_LAST).scalar_one()
     return last or 0
 
 
@@ -41,12 +53,6 @@ def after(tx: Transaction, event_id: int, *, limit: int) -> list[Recorded]:
     NOTE: On Postgres, ids are given before the commit, so a transaction that commits
     late may show an event behind a newer one; readers here only need to be woken.
     """
-    query = (
-        sa.select(events)
-        .where(events.c.id > event_id)
-        .order_by(events.c.id)
-        .limit(limit)
-    )
     return [
         Recorded(
             id=row.id,
@@ -56,5 +62,5 @@ def after(tx: Transaction, event_id: int, *, limit: int) -> list[Recorded]:
             round_id=row.round_id,
             data=row.data,
         )
-        for row in tx.connection.execute(query)
+        for row in tx.connection.execute(_AFTER, {"after": event_id, "most": limit})
     ]

@@ -2,6 +2,7 @@
 
 import datetime as dt
 import functools
+from typing import Final
 
 import sqlalchemy as sa
 
@@ -11,6 +12,14 @@ from coordinator.domain.models import Model, Version
 from coordinator.protocol.manifest import Manifest
 from coordinator.store.engine import Transaction
 from coordinator.store.tables import Row, models, scores, versions
+
+_GET: Final = sa.select(models.c.manifest, models.c.manifest_sha256).where(
+    models.c.id == sa.bindparam("id")
+)
+_GET_VERSION: Final = sa.select(versions).where(
+    versions.c.model == sa.bindparam("model"),
+    versions.c.number == sa.bindparam("number"),
+)
 
 
 def insert(tx: Transaction, model: Model, *, now: dt.datetime) -> None:
@@ -27,10 +36,7 @@ def insert(tx: Transaction, model: Model, *, now: dt.datetime) -> None:
 
 def find(tx: Transaction, model: str) -> Model | None:
     """Return a model, or none."""
-    query = sa.select(models.c.manifest, models.c.manifest_sha256).where(
-        models.c.id == model
-    )
-    row = tx.connection.execute(query).one_or_none()
+    row = tx.connection.execute(_GET, {"id": model}).one_or_none()
     return None if row is None else _model(row)
 
 
@@ -74,10 +80,9 @@ def get_version(tx: Transaction, model: str, number: int) -> Version:
     Raises:
         VersionUnknown: There is none.
     """
-    query = sa.select(versions).where(
-        versions.c.model == model, versions.c.number == number
-    )
-    row = tx.connection.execute(query).one_or_none()
+    row = tx.connection.execute(
+        _GET_VERSION, {"model": model, "number": number}
+    ).one_or_none()
     if row is None:
         raise VersionUnknown(model, number)
     return _version(row)

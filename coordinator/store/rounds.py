@@ -2,6 +2,7 @@
 
 import datetime as dt
 from collections.abc import Sequence
+from typing import Final
 
 import sqlalchemy as sa
 
@@ -9,6 +10,18 @@ from coordinator.domain.rounds import TERMINAL, NewRound, Phase, Policy, Round
 from coordinator.protocol.vocabulary import Kind
 from coordinator.store.engine import Transaction
 from coordinator.store.tables import Row, rounds
+
+_PEEK: Final = sa.select(rounds).where(rounds.c.id == sa.bindparam("id"))
+_LOCK: Final = _PEEK.with_for_update()
+_COLLECTING: Final = (
+    sa.select(rounds)
+    .where(rounds.c.phase == Phase.COLLECTING)
+    .order_by(rounds.c.kind == Kind.EVALUATE, rounds.c.id)
+    .with_for_update()
+)
+_UNFINISHED: Final = (
+    sa.select(rounds).where(rounds.c.phase.not_in(TERMINAL)).order_by(rounds.c.id)
+)
 
 
 def insert(tx: Transaction, new: NewRound) -> Round:
@@ -37,7 +50,7 @@ def insert(tx: Transaction, new: NewRound) -> Round:
         )
         .returning(rounds)
     )
-    return _round(tx.connection.execute(statement).one())
+    return from_row(tx.connection.execute(statement).one())
 
 
 def replace(tx: Transaction, round_: Round) -> None:
@@ -69,11 +82,10 @@ def get(tx: Transaction, round_id: int) -> Round:
     Raises:
         KeyError: There is none; ids come from our own rows.
     """
-    query = sa.select(rounds).where(rounds.c.id == round_id).with_for_update()
-    row = tx.connection.execute(query).one_or_none()
+    row = tx.connection.execute(_LOCK, {"id": round_id}).one_or_none()
     if row is None:
         raise KeyError(round_id)
-    return _round(row)
+    return from_row(row)
 
 
 def peek(tx: Transaction, round_id: int) -> Round:
@@ -82,27 +94,27 @@ def peek(tx: Transaction, round_id: int) -> Round:
     Raises:
         KeyError: There is none; ids come from our own rows.
     """
-    row = tx.connection.execute(
-        sa.select(rounds).where(rounds.c.id == round_id)
-    ).one_or_none()
+    row = tx.connection.execute(_PEEK, {"id": round_id}).one_or_none()
     if row is None:
         raise KeyError(round_id)
-    return _round(row)
+    return from_row(row)
 
 
 def unfinished(tx: Transaction, task: str | None = None) -> list[Round]:
     """Return rounds that are not terminal, oldest first; of one task or of all."""
-    query = sa.select(rounds).where(rounds.c.phase.not_in(TERMINAL))
-    if task is not None:
-        query = query.where(rounds.c.task == task)
-    rows = tx.connection.execute(query.order_by(rounds.c.id))
-    return [_round(row) for row in rows]
+    rows = tx.connection.execute(_UNFINISHED)
+    return [from_row(row) for row in rows if task is None or row.task == task]
+
+
+def collecting(tx: Transaction) -> list[Round]:
+    """Return rounds that take results, training first, and keep others from them."""
+    return [from_row(row) for row in tx.connection.execute(_COLLECTING)]
 
 
 def of_task(tx: Transaction, task: str) -> list[Round]:
     """Return every attempt at every round of a task, oldest first."""
     query = sa.select(rounds).where(rounds.c.task == task).order_by(rounds.c.id)
-    return [_round(row) for row in tx.connection.execute(query)]
+    return [from_row(row) for row in tx.connection.execute(query)]
 
 
 def claimable(tx: Transaction, now: dt.datetime) -> int | None:
@@ -153,7 +165,8 @@ def mark_blobs_deleted(tx: Transaction, round_id: int) -> None:
     )
 
 
-def _round(row: Row) -> Round:
+def from_row(row: Row) -> Round:
+    """Return the round in a row of the table."""
     return Round(
         id=row.id,
         task=row.task,

@@ -1,6 +1,7 @@
 """Tasks."""
 
 import functools
+from typing import Final
 
 import sqlalchemy as sa
 
@@ -9,6 +10,8 @@ from coordinator.domain.tasks import Status, Task
 from coordinator.protocol.plans import Plan
 from coordinator.store.engine import Transaction
 from coordinator.store.tables import Row, tasks
+
+_GET: Final = sa.select(tasks).where(tasks.c.id == sa.bindparam("id"))
 
 
 def insert(tx: Transaction, task: Task) -> None:
@@ -51,9 +54,7 @@ def replace(tx: Transaction, task: Task) -> None:
 
 def find(tx: Transaction, task_id: str) -> Task | None:
     """Return a task, or none."""
-    row = tx.connection.execute(
-        sa.select(tasks).where(tasks.c.id == task_id)
-    ).one_or_none()
+    row = tx.connection.execute(_GET, {"id": task_id}).one_or_none()
     return None if row is None else _task(row)
 
 

@@ -51,25 +51,22 @@ def check_in(
     """
 
     def body(tx: Transaction) -> Work | WaitReason:
-        known = assignments.with_key(tx, device_id, idempotency_key)
-        held = assignments.leased_to(tx, device_id)
+        own = assignments.relevant(tx, device_id, idempotency_key)
+        held = next((each for each in own if each.state is State.LEASED), None)
         if held is not None:
             round_ = rounds.peek(tx, held.round_id)
             if held.is_live(now) and round_.takes_results(now):
                 return _work(tx, held, round_)
             _lapse(tx, held, round_, now)
-        if known is not None:
-            raise IdempotencyKeyReused(known.id)
+        for each in own:
+            if each.idempotency_key == idempotency_key:
+                raise IdempotencyKeyReused(each.id)
         reasons: list[WaitReason] = []
-        # Training before evaluation: a round waits for it.
-        for open_ in sorted(
-            rounds.unfinished(tx), key=lambda r: (r.kind != "train", r.id)
-        ):
-            round_ = rounds.get(tx, open_.id)
+        for round_ in rounds.collecting(tx):
             reason = selection.reason_to_wait(
                 round_,
                 assignments.counts(tx, round_.id, now),
-                assignments.of_device(tx, device_id, round_.id),
+                [each for each in own if each.round_id == round_.id],
                 now=now,
             )
             if reason is None:
@@ -93,7 +90,7 @@ def check_in(
             reasons.append(reason)
         if reasons:
             return reasons[0]
-        if tasks.any_running(tx) or not tasks.any_at_all(tx):
+        if rounds.unfinished(tx) or tasks.any_running(tx) or not tasks.any_at_all(tx):
             return WaitReason.NO_OPEN_ROUND
         return WaitReason.TASKS_ENDED
 

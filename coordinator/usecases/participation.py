@@ -6,6 +6,8 @@ transaction that accepts it, because the round may have moved on meanwhile.
 
 import dataclasses
 import datetime as dt
+import mmap
+import os
 import pathlib
 
 from coordinator.domain.aggregation import AcceptedUpdate
@@ -38,6 +40,7 @@ class Expected:
     round_id: int
     manifest: Manifest
     max_examples: int
+    previous: AcceptedUpdate | None  #: what was accepted before, if anything was
 
     @property
     def max_bytes(self) -> int:
@@ -76,12 +79,16 @@ def expect_update(
 
     def body(tx: Transaction) -> Expected:
         assignment, round_ = _own(tx, device_id, assignment_id, Kind.TRAIN)
-        if assignment.state is not State.ACCEPTED:
+        previous = None
+        if assignment.state is State.ACCEPTED:
+            previous = assignments.update_of(tx, assignment_id)
+        else:
             _insist_open(assignment, round_, now)
         return Expected(
             round_id=round_.id,
             manifest=models.get(tx, round_.model).manifest,
             max_examples=tasks.get(tx, round_.task).plan.training.max_examples,
+            previous=previous,
         )
 
     return store.read(body)
@@ -106,19 +113,11 @@ def submit_update(
         AssignmentUnknown, ForeignAssignment, WrongKind, LeaseLapsed, AssignmentEnded,
         RoundClosed: As their names say.
     """
-    content = sent.path.read_bytes()
-    size_bytes = len(content)
-    sha256 = digests.sha256_hex(content)
-    if sha256 != sent.content_digest:
-        raise DigestMismatch(sent.content_digest, sha256)
-    plain = codings.inflate(content, sent.coding, limit=expected.max_bytes)
-    if plain is not content:
-        sha256 = digests.sha256_hex(plain)
-        sent.path.write_bytes(plain)
+    plain, sha256, size_bytes = _read_body(sent, expected)
     update = encodings.decode_update(
         expected.manifest, plain, max_examples=expected.max_examples
     )
-    previous = store.read(lambda tx: assignments.update_of(tx, assignment_id))
+    previous = expected.previous
     if previous is None:
         blob = blobs.keep_update(
             sent.path,
@@ -139,10 +138,13 @@ def submit_update(
     )
 
     def body(tx: Transaction) -> Accepted:
-        assignment, round_ = _own(tx, device_id, assignment_id, Kind.TRAIN, lock=True)
-        known = assignments.update_of(tx, assignment_id)
-        if known is not None:
-            if known.sha256 != sha256 or assignment.ended_at is None:
+        round_ = rounds.get(tx, expected.round_id)
+        assignment = assignments.get(tx, assignment_id)
+        if assignment.device_id != device_id or assignment.round_id != round_.id:
+            raise ForeignAssignment(assignment_id)
+        if assignment.state is State.ACCEPTED:
+            known = assignments.update_of(tx, assignment_id)
+            if known is None or known.sha256 != sha256 or assignment.ended_at is None:
                 raise AlreadyReported(assignment_id)
             return Accepted(update=known, accepted_at=assignment.ended_at)
         _insist_open(assignment, round_, now)
@@ -160,6 +162,28 @@ def submit_update(
         if previous is None:
             blobs.drop_update(blob)
         raise
+
+
+def _read_body(sent: Sent, expected: Expected) -> tuple[bytes | mmap.mmap, str, int]:
+    """Check and undo what the header fields say of a body.
+
+    Returns:
+        The plain body, its SHA-256, and the size of what was sent. What lies at
+        ``sent.path`` is the plain body afterwards.
+    """
+    content: bytes | mmap.mmap = b""
+    with sent.path.open("rb") as file:
+        if size_bytes := os.fstat(file.fileno()).st_size:
+            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    sha256 = digests.sha256_hex(content)
+    if sha256 != sent.content_digest:
+        raise DigestMismatch(sent.content_digest, sha256)
+    if codings.is_identity(sent.coding):
+        return content, sha256, size_bytes
+    plain = codings.inflate(bytes(content), sent.coding, limit=expected.max_bytes)
+    sent.path.unlink()  # the bytes as sent stay mapped until they are let go
+    sent.path.write_bytes(plain)
+    return plain, digests.sha256_hex(plain), size_bytes
 
 
 def submit_evaluation(
@@ -295,7 +319,7 @@ def _note_result(
 
 
 def _close_at_goal(tx: Transaction, round_: Round, now: dt.datetime) -> None:
-    accepted = assignments.counts(tx, round_.id, now).accepted
+    accepted = assignments.count_accepted(tx, round_.id)
     if due_event(round_, now=now, accepted=accepted) is Event.GOAL_REACHED:
         rounds.replace(tx, round_.after(Event.GOAL_REACHED, now=now))
         events.append(

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from coordinator.domain import tasks as task_policy
-from coordinator.domain.aggregation import AcceptedUpdate, train_score
+from coordinator.domain.aggregation import train_score
 from coordinator.domain.assignments import State
 from coordinator.domain.events import Happening
 from coordinator.domain.models import Version
@@ -204,16 +204,8 @@ def _read_updates(
     blobs: BlobStore, manifest: Manifest, claim: Claim
 ) -> Iterator[tuple[float, Vector]]:
     for update in claim.updates:
-        yield float(update.examples), _read_delta(blobs, manifest, update, claim)
-
-
-def _read_delta(
-    blobs: BlobStore, manifest: Manifest, update: AcceptedUpdate, claim: Claim
-) -> Vector:
-    body = blobs.open_update(update.blob).read_bytes()
-    return encodings.decode_update(
-        manifest, body, max_examples=claim.task.plan.training.max_examples
-    ).delta
+        body = blobs.map_update(update.blob)
+        yield float(update.examples), encodings.read_delta(manifest, body)
 
 
 def _trainable_part(manifest: Manifest, weights: Vector) -> Vector:

@@ -34,6 +34,7 @@ class Claim:
     model: Model
     base: Version
     updates: tuple[AcceptedUpdate, ...]  #: in the order in which they are summed
+    results: int  #: accepted, updates or evaluations
 
 
 def advance(store: Store, *, now: dt.datetime) -> int:
@@ -94,6 +95,7 @@ def claim(store: Store, *, worker: str, now: dt.datetime) -> Claim | None:
             model=models.get(tx, round_.model),
             base=models.get_version(tx, round_.model, round_.base_version),
             updates=tuple(in_fold_order(assignments.updates_of_round(tx, round_.id))),
+            results=assignments.count_accepted(tx, round_.id),
         )
 
     return store.run("claim", body)

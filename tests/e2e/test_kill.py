@@ -21,7 +21,7 @@ from tests.support.processes import (
 pytestmark = [pytest.mark.slow, pytest.mark.tf]
 DEVICES = 50
 ROUNDS = 2
-SIZE = 700_000
+SIZE = 300_000
 TASK = "kill"
 
 

@@ -1,0 +1,46 @@
+"""The numerics of a release in plain numpy, so that numbers can be redone by hand."""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from coordinator.protocol.manifest import Vector
+from coordinator.protocol.plans import ServerPlan
+
+
+class NumpyCompute:
+    """Folds and steps as ``coordinator.compute.engine.Engine`` does."""
+
+    def __init__(self) -> None:
+        self.folded: list[list[float]] = []  #: weights in the order of each fold
+
+    def fold(
+        self,
+        updates: Iterator[tuple[float, Vector]],
+        *,
+        size: int,
+        on_progress: Callable[[int], None],
+    ) -> npt.NDArray[np.float64]:
+        total, weights = np.zeros(size), list[float]()
+        for weight, delta in updates:
+            total += weight * delta.astype(np.float64)
+            weights.append(weight)
+            on_progress(len(weights))
+        self.folded.append(weights)
+        return total / sum(weights)
+
+    def step(
+        self,
+        weights: Vector,
+        aggregate: npt.NDArray[np.float64],
+        plan: ServerPlan,
+        state: bytes | None,
+    ) -> tuple[Vector, bytes | None]:
+        before = np.zeros(weights.size) if state is None else np.frombuffer(state)
+        velocity = plan.momentum * before + plan.learning_rate * aggregate
+        with np.errstate(over="ignore"):  # what float32 cannot hold turns infinite
+            stepped = (weights + velocity).astype(np.float32)
+        if not np.isfinite(stepped).all():
+            raise ArithmeticError("the step left weights that are not finite")
+        return stepped, velocity.tobytes() if plan.momentum else None
