@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -91,11 +91,11 @@ class Coordinator:
         *,
         database_url: str | None,
         models_dir: pathlib.Path,
-        settings: Mapping[str, str] | None = None,
+        data_dir: pathlib.Path | None = None,
     ) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self.data_dir = folder / "data"
+        self.data_dir = data_dir or folder / "data"
         self._log = folder / "coordinator.log"
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._environment = {
@@ -103,7 +103,6 @@ class Coordinator:
             "SHOAL_DATA_DIR": str(self.data_dir),
             "SHOAL_PORT": str(self.port),
             "SHOAL_MODELS_DIR": str(models_dir),
-            **(settings or {}),
         }
         if database_url is not None:
             self._environment["SHOAL_DATABASE_URL"] = database_url
