@@ -15,10 +15,10 @@ swarm: $(READY) ## Train a model on 50 simulated phones, here, now.
 	$(BIN)/python -m device_sim --n 50 $(SWARM_ARGS)
 
 test: $(READY) ## Run every test, the slow ones too.
-	$(BIN)/python -m pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 fast: $(READY) ## Run the tests that are not slow.
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" $(PYTEST_ARGS)
 
 check: lint type arch ## Run every check that runs no test.
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import pathlib
+import re
 from collections.abc import Iterator
 from typing import Annotated
 
@@ -92,6 +93,8 @@ def list_settings() -> None:
     with _settings() as settings:
         for name, field in Settings.model_fields.items():
             value = getattr(settings, name)
+            if name == "database_url" and value is not None:
+                value = re.sub(r":[^:/@]*@", ":***@", value)  # no password on a screen
             typer.echo(f"SHOAL_{name.upper()} = {value}  (default {field.default})")
             typer.echo(f"    {field.description}")
 

@@ -52,7 +52,7 @@ def create(services: Services, *, version: str) -> fastapi.FastAPI:
         redoc_url=None,
     )
     app.state.services = services
-    problems.install(app)
+    problems.install(app, away=services.store.errors)
     for module in (devices, assignments, models, tasks, health):
         app.include_router(module.router)
     return app

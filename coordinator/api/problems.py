@@ -66,8 +66,15 @@ PROBLEMS: Final[Mapping[type[Exception], ProblemType]] = {
 }
 
 
-def install(app: fastapi.FastAPI) -> None:
-    """Make ``app`` answer every refusal and every failure with a problem document."""
+def install(app: fastapi.FastAPI, *, away: tuple[type[Exception], ...] = ()) -> None:
+    """Make ``app`` answer every refusal and every failure with a problem document.
+
+    Args:
+        app: The application.
+        away: What a database raises that is busy, broken or gone for now.
+    """
+    for database_error in away:
+        app.add_exception_handler(database_error, _wait)
     for kind in PROBLEMS:
         app.add_exception_handler(kind, _refuse)
     app.add_exception_handler(RequestValidationError, _refuse_form)
@@ -78,7 +85,12 @@ def install(app: fastapi.FastAPI) -> None:
 def refusals(*kinds: ProblemType) -> dict[int | str, dict[str, Any]]:
     """Return what OpenAPI says of a route that may answer with ``kinds``."""
     by_status: dict[int | str, list[ProblemType]] = {}
-    for kind in (*kinds, problems.INVALID_REQUEST, problems.INTERNAL):
+    for kind in (
+        *kinds,
+        problems.INVALID_REQUEST,
+        problems.INTERNAL,
+        problems.UNAVAILABLE,
+    ):
         by_status.setdefault(int(kind.status), []).append(kind)
     return {
         status: {
@@ -146,6 +158,11 @@ async def _refuse_http(_: fastapi.Request, error: Exception) -> JSONResponse:
     if error.headers:
         response.headers.update(error.headers)
     return response
+
+
+async def _wait(request: fastapi.Request, error: Exception) -> JSONResponse:
+    log.warning("%s %s: the database: %s", request.method, request.url.path, error)
+    return respond(problems.UNAVAILABLE)
 
 
 async def _fail(request: fastapi.Request, error: Exception) -> JSONResponse:

@@ -54,7 +54,10 @@ class Assignment:
             AlreadyReported: A result was accepted before.
             AssignmentEnded: The device gave it up before.
             LeaseLapsed: The lease has run out.
+            ValueError: ``state`` is no end.
         """
+        if TRANSITIONS[state]:
+            raise ValueError(f"an assignment cannot end as {state}")
         if self.state is State.ACCEPTED:
             raise AlreadyReported(self.id)
         if self.state is State.FAILED:

@@ -14,7 +14,8 @@ from typing import Final
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
 _M_ARENA_MAX: Final = -8
-_NEVER: Final = 1 << 30  # bytes: larger blocks go back as ever
+_LARGEST_KEPT: Final = 32 << 20  # bytes: what older versions of glibc take at most
+_MOST_KEPT: Final = 1 << 30  # bytes
 
 
 def keep_freed_memory() -> bool:
@@ -30,9 +31,10 @@ def keep_freed_memory() -> bool:
     except (OSError, AttributeError):
         return False
     # One arena: what one thread frees, the next may use.
-    settings = (
-        (_M_ARENA_MAX, 1),
-        (_M_MMAP_THRESHOLD, _NEVER),
-        (_M_TRIM_THRESHOLD, _NEVER),
-    )
-    return all(mallopt(option, value) == 1 for option, value in settings)
+    settings = {
+        _M_ARENA_MAX: 1,
+        _M_MMAP_THRESHOLD: _LARGEST_KEPT,
+        _M_TRIM_THRESHOLD: _MOST_KEPT,
+    }
+    taken = [mallopt(option, value) == 1 for option, value in settings.items()]
+    return all(taken)

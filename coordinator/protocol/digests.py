@@ -4,7 +4,6 @@ Source: RFC 9530, Digest Fields.
 """
 
 import base64
-import binascii
 import hashlib
 import mmap
 from typing import TypeAlias
@@ -40,7 +39,7 @@ def parse_content_digest(value: str) -> str:
             continue
         try:
             digest = base64.b64decode(text[len(_PREFIX) : -1], validate=True)
-        except binascii.Error:
+        except ValueError:  # not base64, or not ASCII
             continue
         if len(digest) == _DIGEST_BYTES:
             return digest.hex()

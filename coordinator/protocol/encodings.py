@@ -150,7 +150,9 @@ def max_update_bytes(manifest: Manifest) -> int:
 def _delta(manifest: Manifest, container: tensors.Container) -> Vector:
     encoding = container.metadata.get("encoding")
     if encoding not in ENCODINGS:
-        raise UnknownEncoding(f"encoding must be one of {ENCODINGS}, got {encoding!r}")
+        raise UnknownEncoding(
+            f"encoding must be one of {ENCODINGS}, got {encoding!a:.40}"
+        )
     _check_layout(container.entries, manifest.trainable)
     return np.frombuffer(container.data, "<f4")
 
@@ -171,8 +173,7 @@ def _check_layout(
     expected = [spec.name for spec in specs]
     if names != expected:
         raise WrongTensorNames(
-            f"tensors must be {', '.join(expected)} in this order, "
-            f"got {', '.join(names)[:200]}"
+            f"tensors must be {', '.join(expected)} in this order, got {names!a:.200}"
         )
     for entry, spec in zip(entries, specs, strict=True):
         if entry.dtype != "F32":
@@ -186,7 +187,7 @@ def _check_layout(
 def _examples(metadata: Mapping[str, str], most: int) -> int:
     text = metadata.get("examples", "")
     if not (text.isascii() and text.isdigit() and len(text) <= 10):  # noqa: PLR2004 - digits of 2**32
-        raise WrongMetadata(f"examples must be a whole number, got {text!r:.40}")
+        raise WrongMetadata(f"examples must be a whole number, got {text!a:.40}")
     examples = int(text)
     if not 1 <= examples <= min(most, MAX_EXAMPLES):
         raise WrongMetadata(f"examples must lie in [1, {most}], got {examples}")
@@ -198,7 +199,7 @@ def _number(metadata: Mapping[str, str], key: str, most: float) -> float:
     try:
         number = float(text)
     except ValueError:
-        raise WrongMetadata(f"{key} must be a number, got {text!r:.40}") from None
+        raise WrongMetadata(f"{key} must be a number, got {text!a:.40}") from None
     if not (math.isfinite(number) and 0 <= number <= most):
         raise WrongMetadata(f"{key} must be finite and in [0, {most}], got {number}")
     return number

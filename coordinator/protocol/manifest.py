@@ -123,6 +123,8 @@ class Manifest(Record):
     @pydantic.model_validator(mode="after")
     def _layout_has_no_holes(self) -> Self:
         names = [tensor.name for tensor in self.tensors]
+        if "__metadata__" in names:
+            raise ValueError("safetensors keeps the name __metadata__ for itself")
         if len(set(names)) != len(names):
             raise ValueError("tensor names must be unique")
         expected = 0

@@ -81,10 +81,21 @@ class ServerPlan(Record):
     SGD with rate 1 and no momentum is FedAvg; with momentum it is FedAvgM.
     """
 
-    optimizer: Literal["sgd"] = "sgd"
-    learning_rate: float = Field(1.0, gt=0, le=100, allow_inf_nan=False)
-    momentum: float = Field(0.0, ge=0, lt=1, allow_inf_nan=False)
-    nesterov: bool = False
+    optimizer: Literal["sgd"] = Field("sgd", description="Server optimizer.")
+    learning_rate: float = Field(
+        1.0, gt=0, le=100, allow_inf_nan=False, description="Step size on the server."
+    )
+    momentum: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        allow_inf_nan=False,
+        description="How much of the last step the next one keeps.",
+    )
+    nesterov: bool = Field(
+        False,  # noqa: FBT003 - the default
+        description="Take the momentum's look ahead.",
+    )
 
     @pydantic.model_validator(mode="after")
     def _nesterov_needs_momentum(self) -> Self:
@@ -103,8 +114,20 @@ class EvaluationPlan(Record):
     minimum: int = Field(
         1, ge=1, le=100_000, description="At the deadline, report with at least these."
     )
-    lease_s: float = Field(30, gt=0, le=86_400, allow_inf_nan=False)
-    deadline_s: float = Field(60, gt=0, le=604_800, allow_inf_nan=False)
+    lease_s: float = Field(
+        30,
+        gt=0,
+        le=86_400,
+        allow_inf_nan=False,
+        description="Seconds until a silent device frees its place.",
+    )
+    deadline_s: float = Field(
+        60,
+        gt=0,
+        le=604_800,
+        allow_inf_nan=False,
+        description="Seconds after its opening at which an evaluation ends.",
+    )
 
     @pydantic.model_validator(mode="after")
     def _minimum_within_goal(self) -> Self:
@@ -118,8 +141,10 @@ class EvaluationPlan(Record):
 class Reference(Record):
     """A figure from elsewhere that reports print beside ours."""
 
-    source: str = Field(max_length=200)
-    held_out_accuracy: float = Field(ge=0, le=1)
+    source: str = Field(max_length=200, description="Where the figure is from.")
+    held_out_accuracy: float = Field(
+        ge=0, le=1, description="Accuracy reported there after as many rounds."
+    )
 
 
 class Plan(Record):

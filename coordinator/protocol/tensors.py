@@ -137,7 +137,7 @@ def read(body: Bytes) -> Container:
         entry = _parse_entry(name, fields)
         if entry.start != expected:
             raise LeftoverBytes(
-                f"tensor {name!r} must start at byte {expected}, got {entry.start}"
+                f"tensor {name!a:.80} must start at byte {expected}, got {entry.start}"
             )
         expected = entry.end
         entries.append(entry)
@@ -152,7 +152,7 @@ def read(body: Bytes) -> Container:
 
 def _parse_header(text: bytes) -> dict[str, Any]:
     try:
-        header = json.loads(text, object_pairs_hook=_unique)
+        header = json.loads(text.decode(), object_pairs_hook=_unique)
     except MalformedTensors:
         raise
     except (ValueError, RecursionError) as error:  # bad UTF-8, JSON or huge numbers
@@ -170,20 +170,21 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _parse_entry(name: str, fields: object) -> Entry:
+    tensor = f"tensor {name!a:.80}"
     if not isinstance(fields, dict) or set(fields) != {
         "dtype",
         "shape",
         "data_offsets",
     }:
-        raise MalformedTensors(f"tensor {name!r} needs dtype, shape and data_offsets")
+        raise MalformedTensors(f"{tensor} needs dtype, shape and data_offsets")
     dtype, shape, offsets = fields["dtype"], fields["shape"], fields["data_offsets"]
     if not isinstance(dtype, str) or dtype not in _DTYPES:
-        raise MalformedTensors(f"tensor {name!r} has an unknown dtype {dtype!r:.40}")
+        raise MalformedTensors(f"{tensor} has an unknown dtype {dtype!a:.40}")
     if not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2:  # noqa: PLR2004 - start and end
-        raise MalformedTensors(f"tensor {name!r} has a wrong shape or wrong offsets")
+        raise MalformedTensors(f"{tensor} has a wrong shape or wrong offsets")
     start, end = offsets
     if end - start != math.prod(shape) * _DTYPES[dtype].itemsize:
-        raise MalformedTensors(f"tensor {name!r} has {end - start} bytes for {shape}")
+        raise MalformedTensors(f"{tensor} has {end - start} bytes for {shape!s:.80}")
     return Entry(name=name, dtype=dtype, shape=tuple(shape), start=start, end=end)
 
 

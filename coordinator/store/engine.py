@@ -54,8 +54,8 @@ class Store:
 
     @property
     def errors(self) -> tuple[type[Exception], ...]:
-        """What a database that is away or broken raises."""
-        return (exc.DBAPIError, exc.TimeoutError)
+        """What a database raises that is busy, broken or gone for now."""
+        return (exc.OperationalError, exc.InterfaceError, exc.TimeoutError)
 
     @property
     def engine(self) -> sa.Engine:

@@ -1,0 +1,53 @@
+import inspect
+
+import pytest
+
+from coordinator.domain import errors
+from coordinator.domain.errors import DomainError
+
+MESSAGES: list[tuple[DomainError, str]] = [
+    (errors.Unauthenticated("no token"), "no token"),
+    (errors.Forbidden("not an operator"), "not an operator"),
+    (
+        errors.IdempotencyKeyReused("a1"),
+        "the key belongs to assignment a1, which ended",
+    ),
+    (errors.ModelUnknown("cnn"), "no model is named 'cnn'"),
+    (errors.VersionUnknown("cnn", 3), "model 'cnn' has no version 3"),
+    (errors.ModelExists("cnn"), "model 'cnn' is registered with another manifest"),
+    (errors.AssignmentUnknown("a1"), "no assignment has the id a1"),
+    (errors.ForeignAssignment("a1"), "assignment a1 is another device's"),
+    (errors.WrongKind("a1", "evaluate"), "assignment a1 asks to evaluate"),
+    (errors.LeaseLapsed("a1"), "the lease of assignment a1 has lapsed"),
+    (
+        errors.RoundClosed(7, "committed", "update"),
+        "round 7 is committed and takes no update",
+    ),
+    (errors.AssignmentEnded("a1"), "assignment a1 was given up"),
+    (errors.AlreadyReported("a1"), "assignment a1 has another accepted result"),
+    (errors.DigestMismatch("0a", "0b"), "Content-Digest says 0a, the body has 0b"),
+    (errors.InvalidEvaluation("correct is 9 of 8"), "correct is 9 of 8"),
+    (errors.TaskUnknown("t"), "no task is named 't'"),
+    (errors.TaskExists("t"), "a task is named 't' already"),
+    (errors.TaskEnded("t", "finished"), "task 't' has finished"),
+]
+
+
+@pytest.mark.parametrize(
+    ("error", "message"), MESSAGES, ids=[type(error).__name__ for error, _ in MESSAGES]
+)
+def test_a_refusal_states_its_ids(error: DomainError, message: str) -> None:
+    assert str(error) == message
+
+
+def test_the_tree_in_the_module_shows_every_refusal() -> None:
+    kinds = {kind.__name__ for kind in DomainError.__subclasses__()}
+    assert {type(error).__name__ for error, _ in MESSAGES} == kinds
+    tree = inspect.getdoc(errors) or ""
+    drawn = {
+        name.strip()
+        for line in tree.splitlines()
+        if line.startswith("+-- ")
+        for name in line.removeprefix("+-- ").split(",")
+    }
+    assert drawn == kinds
