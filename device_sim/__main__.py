@@ -1,0 +1,260 @@
+"""The command line of the swarm: ``python -m device_sim``."""
+
+import asyncio
+import logging
+import pathlib
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from typing import Annotated, Final
+
+import typer
+
+from coordinator.protocol import plans
+from coordinator.protocol.plans import Plan
+from device_sim import client, operator, progress, run, trainer
+from device_sim.data import DataError
+from device_sim.embedded import CoordinatorFailed
+
+_DEFAULT_PLAN: Final = pathlib.Path(__file__).parents[1] / "plans" / "default.toml"
+_INTERRUPTED: Final = 130
+_EXPECTED: Final = (
+    client.CorruptDownload,
+    client.Refused,
+    client.Unreachable,
+    client.UnexpectedAnswer,
+    CoordinatorFailed,
+    DataError,
+    operator.OtherPlan,
+    run.TaskStopped,
+    trainer.GraphFailed,
+)  # said in one line, without a traceback
+
+app = typer.Typer(
+    add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown"
+)
+
+
+@app.command()
+def swarm(
+    *,
+    n: Annotated[
+        int | None,
+        typer.Option("--n", min=1, help="Devices. Default: the plan's goal."),
+    ] = None,
+    rounds: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Rounds, in place of the plan's. On a coordinator elsewhere without "
+            "an operator token: updates that each device contributes before it "
+            "leaves.",
+        ),
+    ] = None,
+    plan: Annotated[
+        pathlib.Path | None,
+        typer.Option(
+            help="The task's plan, a TOML file. Default: plans/default.toml.",
+            show_default=False,
+        ),
+    ] = None,
+    data: Annotated[
+        str,
+        typer.Option(
+            help="What the devices hold: sample (5,000 digits, offline), npz:PATH, "
+            "fed-emnist, fed-emnist:digits, fed-emnist:all or leaf:DIR.",
+        ),
+    ] = "sample",
+    alpha: Annotated[
+        float | None,
+        typer.Option(
+            help="How alike the devices' digits are, for sample: the concentration of "
+            "a Dirichlet distribution over labels. Large: alike; 0.1: a few digits "
+            "each. Default: 1.",
+            show_default=False,
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=2**32 - 1,
+            help="Decides initial weights, the split of the data, the order of "
+            "examples and who vanishes; the same seed gives the same final weights. "
+            "Default: the plan's.",
+            show_default=False,
+        ),
+    ] = None,
+    dropout: Annotated[
+        float,
+        typer.Option(
+            min=0.0,
+            max=0.95,
+            help="Share of the devices that vanish in each round, drawn anew: they "
+            "take an assignment and never report. The goal is lowered to those that "
+            "stay.",
+        ),
+    ] = 0.0,
+    out: Annotated[
+        pathlib.Path | None,
+        typer.Option(
+            help="Run folder, for the report, the curves and an embedded "
+            "coordinator's database; one that holds a database is gone on from. "
+            "Default: runs/<UTC time>.",
+            show_default=False,
+        ),
+    ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            help="Name of the task to start. Default: the plan file's name.",
+            show_default=False,
+        ),
+    ] = None,
+    coordinator: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Join a coordinator that runs elsewhere. Default: start one, on a "
+            "free port of this machine, with SQLite in the run folder.",
+            show_default=False,
+        ),
+    ] = None,
+    operator_token: Annotated[
+        str | None,
+        typer.Option(
+            envvar="SHOAL_OPERATOR_TOKEN",
+            help="With --coordinator: start the task there, follow it and write a "
+            "report. Without it the devices work on whatever tasks run there.",
+            show_default=False,
+        ),
+    ] = None,
+    database_url: Annotated[
+        str | None,
+        typer.Option(
+            help="Database of the embedded coordinator, such as "
+            "postgresql+psycopg://user@host/name, in place of SQLite.",
+            show_default=False,
+        ),
+    ] = None,
+    cache: Annotated[
+        bool,
+        typer.Option(
+            help="Fetch each download once for the whole swarm, as an HTTP cache on "
+            "site would. --no-cache: each device downloads for itself, as phones do.",
+        ),
+    ] = True,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Devices that train at the same time. Default: the machine's cores.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Run a swarm of simulated devices against a coordinator, over HTTP.
+
+    Without options: starts a coordinator, enrols the plan's number of devices and
+    trains through its rounds; then prints the accuracy on held-out examples and writes
+    report.json, curves.png and weights.safetensors into the run folder. Ctrl-C ends
+    everything and leaves a database to go on from.
+
+    Exit status: 0 finished, 1 failed or the task stopped, 2 wrong options, 130
+    interrupted.
+    """
+    source = plan or _DEFAULT_PLAN
+    chosen = _read_plan(source, rounds=rounds, seed=seed)
+    if database_url is not None and coordinator is not None:
+        raise typer.BadParameter(
+            "--database-url is for an embedded coordinator, not with --coordinator"
+        )
+    joins_only = coordinator is not None and operator_token is None
+    settings = run.Settings(
+        devices=n or chosen.round.goal,
+        plan=chosen,
+        plan_name=source.stem,
+        task=task or source.stem,
+        data=data,
+        alpha=alpha,
+        dropout=dropout,
+        coordinator=coordinator,
+        operator_token=operator_token,
+        database_url=database_url,
+        contributions=rounds if joins_only else None,
+        out=out or _new_run_folder(pathlib.Path("runs")),
+        shares_downloads=cache,
+        threads=threads,
+    )
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    with asyncio.Runner(loop_factory=run.new_event_loop) as runner:
+        status = runner.run(_run(settings))
+    raise typer.Exit(status)
+
+
+async def _run(settings: run.Settings) -> int:
+    """Run, and say how it ended. Returns the exit status."""
+    loop = asyncio.get_running_loop()
+    main = asyncio.current_task()
+    assert main is not None  # noqa: S101 - a coroutine runs in a task
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, main.cancel)
+    shown = progress.choose(sys.stdout)
+    running = run.Run(settings, shown)
+    try:
+        status = await _end_of(running, shown)
+    except asyncio.CancelledError:
+        status = _INTERRUPTED
+        shown.note("interrupted")
+    finally:
+        shown.close()
+    if running.embedded is not None:
+        shown.note(f"to go on with its database: {running.embedded.resume_command()}")
+    return status
+
+
+async def _end_of(running: run.Run, shown: progress.Progress) -> int:
+    try:
+        await running.run()
+    except* _EXPECTED as group:
+        for text in dict.fromkeys(map(str, _leaves(group))):
+            shown.note(f"failed: {text}")
+    else:
+        return 0
+    return 1
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
+
+
+def _read_plan(path: pathlib.Path, *, rounds: int | None, seed: int | None) -> Plan:
+    try:
+        plan = plans.parse(path.read_text())
+    except OSError as error:
+        raise typer.BadParameter(f"--plan {path} cannot be read: {error}") from error
+    except plans.InvalidPlan as error:
+        raise typer.BadParameter(f"--plan {path}: {error}") from error
+    changes = {"rounds": rounds, "seed": seed}
+    return plan.model_copy(
+        update={key: value for key, value in changes.items() if value is not None}
+    )
+
+
+def _new_run_folder(runs: pathlib.Path) -> pathlib.Path:
+    """Return a folder named after the time, which no other run has."""
+    name = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    folder, count = runs / name, 1
+    while folder.exists():
+        count += 1
+        folder = runs / f"{name}-{count}"
+    return folder
+
+
+if __name__ == "__main__":
+    app()

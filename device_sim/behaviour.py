@@ -1,0 +1,69 @@
+"""Every random choice of a simulated device, as a function of its seed.
+
+Decided here: how (seed, round, attempt, device) become randomness and which devices
+vanish. Two runs with one seed make the same choices, whatever order the network gives
+their requests.
+"""
+
+import dataclasses
+import enum
+
+import numpy as np
+
+
+class Purpose(enum.IntEnum):
+    """Keeps streams of randomness apart that share a seed. Values must not change."""
+
+    TRAINING = 1  # order of examples, seed of dropout layers
+    DROPOUT = 2  # which devices vanish
+
+
+def training_generator(
+    *, seed: int, round_number: int, device: int
+) -> np.random.Generator:
+    """Return the generator of one device's training in one round.
+
+    A round that is tried again gives the same device the same draws.
+
+    Args:
+        seed: The task's seed, at least 0.
+        round_number: Round within the task.
+        device: Index of the device within its swarm.
+    """
+    entropy = (int(Purpose.TRAINING), seed, round_number, device)
+    return np.random.default_rng(np.random.SeedSequence(entropy))
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Behaviour:
+    """How reliable the devices of a swarm are.
+
+    Each attempt at a round loses the same number of devices, another seeded choice each
+    time: a device vanishes with probability ``dropout``, and a round can still wait for
+    exactly those that stay, so that a seed decides the result with dropout too.
+    """
+
+    devices: int
+    dropout: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the probability. Raises ValueError."""
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
+
+    @property
+    def survivors(self) -> int:
+        """How many devices report in any one attempt at a round, at least 1."""
+        return max(1, self.devices - round(self.dropout * self.devices))
+
+    def vanishes(self, *, round_number: int, attempt: int, device: int) -> bool:
+        """Whether ``device`` takes its assignment and is not heard of again in it."""
+        if self.survivors == self.devices:
+            return False
+        order = np.random.default_rng(
+            np.random.SeedSequence(
+                (int(Purpose.DROPOUT), self.seed, round_number, attempt)
+            )
+        ).permutation(self.devices)
+        return bool((order[self.survivors :] == device).any())

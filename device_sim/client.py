@@ -1,0 +1,441 @@
+"""HTTP of devices and operators: what is tried again, when, and what is believed.
+
+Decided here: a call is repeated after a lost connection, a 5xx answer or a refusal
+whose type says that trying again makes sense, with exponential backoff, full jitter and
+``Retry-After``, until its deadline. Every call is safe to repeat: check-ins carry an
+Idempotency-Key, reports are told apart by their digest. Not decided here: what a
+refusal means to a device (``participant``).
+
+Source: RFC 9110, section 10.2.3 (Retry-After); RFC 9530 (digests); M. Brooker,
+"Exponential Backoff And Jitter", AWS Architecture Blog, 2015 (full jitter).
+"""
+
+import asyncio
+import contextlib
+import dataclasses
+import email.utils
+import time
+import urllib.request
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final, Self, TypeVar
+
+import httpx
+import numpy as np
+import pydantic
+
+from coordinator.protocol import digests, messages, paths, problems
+from coordinator.protocol.manifest import Record
+from device_sim.direct import DirectTransport
+
+_RETRY_TYPES: Final = frozenset(kind.type for kind in problems.ALL if kind.retry)
+_RETRY_STATUS: Final = frozenset({408, 425, 429})
+_JSON: Final = {"Content-Type": "application/json"}
+_TIMEOUT: Final = httpx.Timeout(60.0, connect=5.0)  # seconds; beyond a long poll's
+_R = TypeVar("_R", bound=Record)
+
+
+class Refused(Exception):
+    """The coordinator refuses; the same request will not succeed later."""
+
+    def __init__(self, problem: problems.Problem) -> None:
+        super().__init__(f"{problem.title} ({problem.detail or problem.type})")
+        self.problem = problem
+
+    def is_of(self, *kinds: problems.ProblemType) -> bool:
+        """Whether the refusal is of one of ``kinds``."""
+        return self.problem.type in {kind.type for kind in kinds}
+
+
+class Unreachable(Exception):
+    """No usable answer came before the call's deadline."""
+
+
+class UnexpectedAnswer(Exception):
+    """Something answered 2xx, but not as a coordinator would."""
+
+
+class CorruptDownload(Exception):
+    """Bytes were fetched several times and never had the digest they should have."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class RetryPolicy:
+    """When a call is repeated. Times in seconds."""
+
+    first_s: float = 0.2  #: upper end of the first backoff; it doubles from there
+    longest_s: float = 10.0  #: upper end of every later backoff
+    patience_s: float = 60.0  #: how long a call without a deadline is repeated
+    downloads: int = 3  #: how often a download with a wrong digest is fetched
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class Traffic:
+    """Bytes that clients moved. Grows; repeated requests count again."""
+
+    bytes_up: int = 0  #: bodies sent
+    bytes_down: int = 0  #: downloads received, as they came over the wire
+
+
+class Client:
+    """Calls one coordinator, as one device or one operator."""
+
+    def __init__(
+        self,
+        http: httpx.AsyncClient,
+        *,
+        jitter: np.random.Generator,
+        traffic: Traffic | None = None,
+        policy: RetryPolicy | None = None,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._http = http
+        self._jitter = jitter
+        self._policy = policy or RetryPolicy()
+        self._sleep = sleep
+        self.monotonic = monotonic
+        self.traffic = traffic or Traffic()
+
+    async def enrol(self, request: messages.EnrolRequest) -> messages.Enrolment:
+        """Introduce a device. Raises Refused, Unreachable, UnexpectedAnswer."""
+        body = await self.send("POST", paths.DEVICES, content=_json(request))
+        return parse(messages.Enrolment, body)
+
+    async def check_in(
+        self, token: str, *, key: str, wait_s: float
+    ) -> messages.CheckIn:
+        """Ask for work. Raises Refused, Unreachable, UnexpectedAnswer.
+
+        Args:
+            token: The device's bearer token.
+            key: Idempotency-Key; the same one again gives the same assignment.
+            wait_s: Seconds that the coordinator may hold the answer back.
+        """
+        request = messages.CheckInRequest(wait_s=wait_s)
+        body = await self.send(
+            "POST",
+            paths.CHECK_INS,
+            token=token,
+            headers={"Idempotency-Key": key},
+            content=_json(request),
+        )
+        return parse(messages.CheckIn, body)
+
+    async def is_ready(self) -> bool:
+        """Whether the coordinator answers, at once, that devices may come."""
+        try:
+            answer = await self._http.get(paths.READY, timeout=1.0)
+        except httpx.TransportError:
+            return False
+        return answer.is_success
+
+    async def send_update(
+        self, token: str, path: str, *, body: bytes, sha256: str, deadline: float
+    ) -> messages.Receipt:
+        """Post an update's body until it is received or ``deadline`` passes.
+
+        Raises:
+            Refused: The coordinator will never take it.
+            Unreachable: ``deadline``, on the client's monotonic clock, passed first.
+        """
+        headers = {
+            "Content-Type": "application/octet-stream",
+            digests.FIELD: digests.content_digest(sha256),
+        }
+        answer = await self.send(
+            "POST", path, token=token, headers=headers, content=body, deadline=deadline
+        )
+        return parse(messages.Receipt, answer)
+
+    async def send_evaluation(
+        self,
+        token: str,
+        path: str,
+        report: messages.EvaluationReport,
+        *,
+        deadline: float,
+    ) -> messages.EvaluationReceipt:
+        """Post an evaluation. Raises Refused, Unreachable, UnexpectedAnswer."""
+        answer = await self.send(
+            "POST", path, token=token, content=_json(report), deadline=deadline
+        )
+        return parse(messages.EvaluationReceipt, answer)
+
+    async def send_failure(
+        self, token: str, path: str, report: messages.FailureReport, *, deadline: float
+    ) -> messages.FailureReceipt:
+        """Give an assignment up. Raises Refused, Unreachable, UnexpectedAnswer."""
+        answer = await self.send(
+            "POST", path, token=token, content=_json(report), deadline=deadline
+        )
+        return parse(messages.FailureReceipt, answer)
+
+    async def fetch(
+        self,
+        url: str,
+        *,
+        sha256: str | None = None,
+        size_bytes: int | None = None,
+        deadline: float | None = None,
+    ) -> bytes:
+        """Fetch immutable bytes and verify them.
+
+        Args:
+            url: Path on the coordinator, or an absolute address.
+            sha256: Digest they must have; without one, the one that the answer names.
+            size_bytes: Length they must have, if known.
+            deadline: On the client's monotonic clock; ``patience_s`` without one.
+
+        Raises:
+            CorruptDownload: They came several times, each time with a wrong digest.
+            Refused: There are no such bytes.
+            Unreachable: The deadline passed first.
+        """
+        limit = self._limit(deadline)
+        fault = ""
+        for count in range(self._policy.downloads):
+            if count:
+                await self._pause(f"GET {url}", count - 1, limit, fault, None)
+            content, expected = await self._download(url, size_bytes, limit)
+            expected = sha256 or expected
+            found = digests.sha256_hex(content)
+            if found == expected:
+                return content
+            fault = f"{url} must have SHA-256 {expected or 'in a field'}, got {found}"
+        raise CorruptDownload(f"{fault}, {self._policy.downloads} times")
+
+    async def send(
+        self,
+        method: str,
+        path: str,
+        *,
+        token: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        content: bytes | None = None,
+        deadline: float | None = None,
+    ) -> bytes:
+        """Send one request until it is answered; return the 2xx answer's body.
+
+        Raises:
+            Refused: The answer is a refusal that stays one.
+            Unreachable: ``deadline`` passed first.
+        """
+        fields = dict(_JSON) | dict(headers or {})
+        if token is not None:
+            fields["Authorization"] = f"Bearer {token}"
+        limit = self._limit(deadline)
+        count = 0
+        while True:
+            self.traffic.bytes_up += len(content or b"")
+            try:
+                response = await self._http.request(
+                    method, path, headers=fields, content=content
+                )
+            except httpx.TransportError as error:
+                fault, retry_after_s = _describe(error), None
+            else:
+                if response.is_success:
+                    return response.content
+                fault, retry_after_s = _read_refusal(response)
+            await self._pause(f"{method} {path}", count, limit, fault, retry_after_s)
+            count += 1
+
+    async def _download(
+        self, url: str, size_bytes: int | None, limit: float
+    ) -> tuple[bytes, str | None]:
+        count = 0
+        while True:
+            try:
+                async with self._http.stream("GET", url) as response:
+                    if response.is_success:
+                        content = await self._read(response, size_bytes)
+                        return content, _announced_digest(response)
+                    await response.aread()
+            except httpx.TransportError as error:
+                fault, retry_after_s = _describe(error), None
+            else:
+                fault, retry_after_s = _read_refusal(response)
+            await self._pause(f"GET {url}", count, limit, fault, retry_after_s)
+            count += 1
+
+    async def _read(self, response: httpx.Response, size_bytes: int | None) -> bytes:
+        content = bytearray()
+        before = 0
+        async for part in response.aiter_bytes():
+            self.traffic.bytes_down += response.num_bytes_downloaded - before
+            before = response.num_bytes_downloaded
+            content += part
+            if size_bytes is not None and len(content) > size_bytes:
+                break  # the digest cannot fit any more: do not fill the memory
+        return bytes(content)
+
+    def _limit(self, deadline: float | None) -> float:
+        if deadline is not None:
+            return deadline
+        return self.monotonic() + self._policy.patience_s
+
+    async def _pause(
+        self,
+        call: str,
+        count: int,
+        limit: float,
+        fault: str,
+        retry_after_s: float | None,
+    ) -> None:
+        """Wait before repetition number ``count`` + 1. Raises Unreachable."""
+        policy = self._policy
+        # min() of the exponent: 2**1024 would overflow after a very long outage.
+        ceiling = min(policy.longest_s, policy.first_s * 2 ** min(count, 30))
+        wait_s = (retry_after_s or 0.0) + float(self._jitter.uniform(0, ceiling))
+        if self.monotonic() + wait_s > limit:
+            raise Unreachable(f"{call}: no answer after {count + 1} attempts: {fault}")
+        await self._sleep(wait_s)
+
+
+class Connector:
+    """Makes clients of one coordinator, each with a connection of its own.
+
+    A device of its own would hold one too. It is also cheaper: the work that httpx's
+    pool does for a request grows with the square of its connections.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        traffic: Traffic,
+        trusts_environment: bool = True,
+        policy: RetryPolicy | None = None,
+    ) -> None:
+        """Prepare; nothing is connected yet.
+
+        Args:
+            url: The coordinator's address.
+            traffic: Counts for all clients together.
+            trusts_environment: Whether proxies that the environment names are used.
+            policy: When the clients repeat a call.
+        """
+        self._url = url
+        self._traffic = traffic
+        self._trusts_environment = trusts_environment
+        self._policy = policy
+        self._jitter = np.random.default_rng()
+        # One for all: reading the machine's certificates takes 10 ms.
+        self._tls = httpx.create_ssl_context(trust_env=trusts_environment)
+        proxies = urllib.request.getproxies() if trusts_environment else {}
+        self._is_direct = httpx.URL(url).scheme == "http" and not proxies
+        self._opened = contextlib.AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        """Return the connector itself."""
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Close every connection."""
+        await self._opened.aclose()
+
+    async def device_client(self) -> Client:
+        """Return a new client for a device's small answers.
+
+        It is closed with the connector.
+        """
+        if not self._is_direct:
+            return await self.client()
+        return await self._open(
+            httpx.AsyncClient(
+                base_url=self._url, timeout=_TIMEOUT, transport=DirectTransport()
+            )
+        )
+
+    async def client(self) -> Client:
+        """Return a new client; it is closed with the connector."""
+        return await self._open(
+            httpx.AsyncClient(
+                base_url=self._url,
+                timeout=_TIMEOUT,
+                trust_env=self._trusts_environment,
+                verify=self._tls,
+            )
+        )
+
+    async def _open(self, http: httpx.AsyncClient) -> Client:
+        return Client(
+            await self._opened.enter_async_context(http),
+            jitter=self._jitter,
+            traffic=self._traffic,
+            policy=self._policy,
+        )
+
+
+def parse(kind: type[_R], body: bytes) -> _R:
+    """Read an answer's JSON body.
+
+    Raises:
+        UnexpectedAnswer: It is not of ``kind``.
+    """
+    try:
+        # Later versions of the API may add fields.
+        return kind.model_validate_json(body, extra="ignore")
+    except pydantic.ValidationError as error:
+        raise UnexpectedAnswer(
+            f"the answer is no {kind.__name__}: {error.error_count()} faults in "
+            f"{body[:80]!r}"
+        ) from error
+
+
+def _json(record: Record) -> bytes:
+    return record.model_dump_json().encode()
+
+
+def _describe(error: httpx.TransportError) -> str:
+    return f"{type(error).__name__} {error}".strip()
+
+
+def _read_refusal(response: httpx.Response) -> tuple[str, float | None]:
+    """Return what is wrong and Retry-After, of a refusal that may pass.
+
+    Raises:
+        Refused: It will not pass.
+    """
+    try:
+        problem = problems.Problem.model_validate_json(response.content)
+    except pydantic.ValidationError:  # a proxy's page, say
+        problem = problems.Problem(
+            type="about:blank",
+            title=response.reason_phrase or "no reason given",
+            status=response.status_code,
+        )
+    passes = (
+        problem.type in _RETRY_TYPES
+        or response.status_code in _RETRY_STATUS
+        or response.is_server_error
+    )
+    if not passes:
+        raise Refused(problem)
+    fault = f"{response.status_code} {problem.title}"
+    return fault, _retry_after(response) or problem.retry_after_s
+
+
+def _retry_after(response: httpx.Response) -> float | None:
+    """Seconds of a Retry-After field; its date form is measured from Date."""
+    value = response.headers.get("Retry-After", "").strip()
+    try:
+        seconds = float(value)
+    except ValueError:
+        pass
+    else:
+        return seconds if 0 <= seconds < float("inf") else None
+    try:
+        until = email.utils.parsedate_to_datetime(value)
+        now = email.utils.parsedate_to_datetime(response.headers.get("Date", ""))
+        return max(0.0, (until - now).total_seconds())
+    except (TypeError, ValueError):  # malformed, or one date without a zone
+        return None
+
+
+def _announced_digest(response: httpx.Response) -> str | None:
+    """Return the digest that the answer itself names: the same for a whole answer."""
+    for field in ("Repr-Digest", digests.FIELD):
+        with contextlib.suppress(ValueError):
+            return digests.parse_content_digest(response.headers.get(field, ""))
+    return None

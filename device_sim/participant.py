@@ -1,0 +1,327 @@
+"""One device: a resumable sequence of small steps.
+
+``step`` does one piece of work: enrol, check in, download, train or score, report. All
+that a device must remember between two steps is in ``State``, which turns into bytes
+and back, so that a killed device goes on where it was: the same check-in (same
+Idempotency-Key), the same assignment, the same body. What a step did is its answer.
+"""
+
+import base64
+import contextlib
+import dataclasses
+import enum
+import json
+import uuid
+from collections.abc import Mapping
+from typing import Final, Self
+
+from coordinator.protocol import problems
+from coordinator.protocol.manifest import Vector
+from coordinator.protocol.messages import (
+    Assignment,
+    Capabilities,
+    EnrolRequest,
+    EvaluationReport,
+    FailureReport,
+)
+from coordinator.protocol.vocabulary import FailureReason, Kind, WaitReason
+from device_sim import behaviour, cache, client, trainer
+from device_sim.data import Shard
+
+_LONG_POLL_S: Final = 10.0
+_FAILURE_PATIENCE_S: Final = 5.0  # a lost failure report costs a lease, no more
+# The place is gone or the result counted: there is nothing to give up.
+_ENDED: Final = (
+    problems.LEASE_LAPSED,
+    problems.ROUND_CLOSED,
+    problems.ASSIGNMENT_ENDED,
+    problems.ALREADY_REPORTED,
+    problems.ASSIGNMENT_UNKNOWN,
+    problems.FOREIGN_ASSIGNMENT,
+)
+_REASONS: Final[Mapping[type[Exception], FailureReason]] = {
+    cache.UnreadableDownload: FailureReason.BAD_DOWNLOAD,
+    client.CorruptDownload: FailureReason.BAD_DOWNLOAD,
+    client.Refused: FailureReason.REFUSED,
+    trainer.GraphFailed: FailureReason.RUNTIME_ERROR,
+    trainer.NoExamples: FailureReason.NO_EXAMPLES,
+    trainer.TrainingDiverged: FailureReason.NOT_FINITE,
+}
+_FAILURES: Final = tuple(_REASONS)
+
+
+class Action(enum.StrEnum):
+    """What a step did."""
+
+    ENROLLED = "enrolled"
+    CHECKED_IN = "checked_in"  # holds an assignment, or will ask again at once
+    DOWNLOADED = "downloaded"
+    TRAINED = "trained"
+    SCORED = "scored"
+    REPORTED = "reported"  # the result was accepted
+    GAVE_UP = "gave_up"  # the assignment ended without an accepted result
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Progressed:
+    """A piece of work is done; step again at once."""
+
+    action: Action
+    assignment: Assignment | None = None
+    why: str | None = None  #: of GAVE_UP
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Waiting:
+    """There is no work; step again after ``seconds``."""
+
+    seconds: float
+    reason: WaitReason | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Vanished:
+    """The device took ``assignment`` and went silent; step again once it is over."""
+
+    assignment: Assignment
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Done:
+    """Every task has ended."""
+
+
+Step = Progressed | Waiting | Vanished | Done
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """What a device remembers. Exactly one of key and assignment leads on."""
+
+    check_in_key: str  #: Idempotency-Key of the check-in that is not answered yet
+    device_id: str | None = None
+    token: str | None = dataclasses.field(default=None, repr=False)
+    assignment: Assignment | None = None
+    body: bytes | None = dataclasses.field(default=None, repr=False)  #: to be sent
+    body_sha256: str | None = None
+    contributions: int = 0  #: accepted updates
+
+    @classmethod
+    def new(cls) -> Self:
+        """Return the state of a device that was never enrolled."""
+        return cls(check_in_key=uuid.uuid4().hex)
+
+    def to_json(self) -> bytes:
+        """Return the bytes to keep; they hold the device's token."""
+        fields = {
+            field.name: getattr(self, field.name) for field in dataclasses.fields(self)
+        }
+        if self.assignment is not None:
+            fields["assignment"] = self.assignment.model_dump(mode="json")
+        if self.body is not None:
+            fields["body"] = base64.b64encode(self.body).decode()
+        return json.dumps(fields).encode()
+
+    @classmethod
+    def from_json(cls, content: bytes) -> Self:
+        """Read what ``to_json`` wrote.
+
+        Raises:
+            ValueError: It did not write this.
+        """
+        fields = json.loads(content)
+        if fields["assignment"] is not None:
+            fields["assignment"] = Assignment.model_validate_json(
+                json.dumps(fields["assignment"])
+            )
+        if fields["body"] is not None:
+            fields["body"] = base64.b64decode(fields["body"], validate=True)
+        return cls(**fields)
+
+
+class Participant:
+    """One device of a swarm."""
+
+    def __init__(
+        self,
+        *,
+        index: int,
+        shard: Shard,
+        calls: client.Client,
+        library: cache.Library,
+        trainers: trainer.TrainerPool,
+        habits: behaviour.Behaviour,
+        state: State | None = None,
+    ) -> None:
+        self.index = index
+        self.state = state or State.new()
+        self._shard = shard
+        self._calls = calls
+        self._library = library
+        self._trainers = trainers
+        self._habits = habits
+        self._materials: tuple[trainer.Model, Vector] | None = None
+        self._lease_ends: float | None = None  # on the client's monotonic clock
+
+    async def step(self) -> Step:
+        """Do the next piece of work.
+
+        Raises:
+            Refused: The coordinator does not let this device enrol or check in.
+            Unreachable: It does not answer.
+            UnexpectedAnswer: It is no coordinator.
+        """
+        token, assignment = self.state.token, self.state.assignment
+        if token is None:
+            return await self._enrol()
+        if assignment is None:
+            return await self._check_in(token)
+        try:
+            return await self._work(token, assignment)
+        except client.Unreachable as error:  # by the end of the lease
+            return self._end(assignment, str(error))
+        except _FAILURES as error:
+            if isinstance(error, client.Refused) and error.is_of(*_ENDED):
+                return self._end(assignment, str(error))
+            return await self._give_up(token, assignment, error)
+
+    async def _enrol(self) -> Step:
+        request = EnrolRequest(
+            name=f"{self._shard.name}-{self.index}"[:80], capabilities=Capabilities()
+        )
+        enrolment = await self._calls.enrol(request)
+        self.state = dataclasses.replace(
+            self.state, device_id=enrolment.device_id, token=enrolment.token
+        )
+        return Progressed(action=Action.ENROLLED)
+
+    async def _check_in(self, token: str) -> Step:
+        try:
+            answer = await self._calls.check_in(
+                token, key=self.state.check_in_key, wait_s=_LONG_POLL_S
+            )
+        except client.Refused as refusal:
+            if not refusal.is_of(problems.IDEMPOTENCY_KEY_REUSED):
+                raise
+            self._ask_anew()
+            return Progressed(action=Action.CHECKED_IN)
+        assignment = answer.assignment
+        if assignment is None:
+            self._ask_anew()
+            if answer.wait_reason is WaitReason.TASKS_ENDED:
+                return Done()
+            return Waiting(
+                seconds=answer.retry_after_s or 0.0, reason=answer.wait_reason
+            )
+        self._lease_ends = self._calls.monotonic() + assignment.lease_s
+        if assignment.kind is Kind.TRAIN and self._habits.vanishes(
+            round_number=assignment.round,
+            attempt=assignment.attempt,
+            device=self.index,
+        ):
+            self._ask_anew()
+            return Vanished(assignment=assignment)
+        self.state = dataclasses.replace(self.state, assignment=assignment)
+        return Progressed(action=Action.CHECKED_IN, assignment=assignment)
+
+    async def _work(self, token: str, assignment: Assignment) -> Step:
+        body, sha256 = self.state.body, self.state.body_sha256
+        if body is not None and sha256 is not None:
+            return await self._report(token, assignment, body, sha256)
+        if self._materials is None:
+            self._materials = await self._library.materials(assignment)
+            return Progressed(action=Action.DOWNLOADED, assignment=assignment)
+        if assignment.kind is Kind.TRAIN:
+            return await self._train(assignment, *self._materials)
+        return await self._score(token, assignment, *self._materials)
+
+    async def _train(
+        self, assignment: Assignment, model: trainer.Model, weights: Vector
+    ) -> Step:
+        plan = assignment.training
+        if plan is None:
+            raise client.UnexpectedAnswer("an assignment to train comes without a plan")
+        rng = behaviour.training_generator(
+            seed=assignment.seed, round_number=assignment.round, device=self.index
+        )
+        shard = self._shard
+        trained = await self._trainers.run(
+            model,
+            lambda own: own.train(
+                shard.train_x, shard.train_y, weights=weights, plan=plan, rng=rng
+            ),
+        )
+        self.state = dataclasses.replace(
+            self.state, body=trained.body, body_sha256=trained.sha256
+        )
+        return Progressed(action=Action.TRAINED, assignment=assignment)
+
+    async def _score(
+        self, token: str, assignment: Assignment, model: trainer.Model, weights: Vector
+    ) -> Step:
+        """Score and report in one step: the sums are cheaper than remembering them."""
+        shard = self._shard
+        scored = await self._trainers.run(
+            model, lambda own: own.score(shard.test_x, shard.test_y, weights=weights)
+        )
+        report = EvaluationReport(
+            examples=scored.examples, loss_sum=scored.loss_sum, correct=scored.correct
+        )
+        await self._calls.send_evaluation(
+            token, assignment.report_to, report, deadline=self._deadline(assignment)
+        )
+        self._ask_anew()
+        return Progressed(action=Action.SCORED, assignment=assignment)
+
+    async def _report(
+        self, token: str, assignment: Assignment, body: bytes, sha256: str
+    ) -> Step:
+        await self._calls.send_update(
+            token,
+            assignment.report_to,
+            body=body,
+            sha256=sha256,
+            deadline=self._deadline(assignment),
+        )
+        self._ask_anew()
+        self.state = dataclasses.replace(
+            self.state, contributions=self.state.contributions + 1
+        )
+        return Progressed(action=Action.REPORTED, assignment=assignment)
+
+    async def _give_up(
+        self, token: str, assignment: Assignment, error: Exception
+    ) -> Step:
+        reason = _REASONS[type(error)]
+        failure = FailureReport(reason=reason, detail=str(error)[:500])
+        deadline = self._calls.monotonic() + _FAILURE_PATIENCE_S
+        # If nobody hears of it, the lease frees the place a little later.
+        with contextlib.suppress(client.Refused, client.Unreachable):
+            await self._calls.send_failure(
+                token, assignment.failure_to, failure, deadline=deadline
+            )
+        return self._end(assignment, f"{reason}: {error}")
+
+    def _end(self, assignment: Assignment, why: str) -> Step:
+        self._ask_anew()
+        return Progressed(action=Action.GAVE_UP, assignment=assignment, why=why)
+
+    def _ask_anew(self) -> None:
+        self._materials = None
+        self.state = dataclasses.replace(
+            self.state,
+            check_in_key=uuid.uuid4().hex,
+            assignment=None,
+            body=None,
+            body_sha256=None,
+        )
+
+    def _deadline(self, assignment: Assignment) -> float:
+        """When to stop trying to report, on the client's monotonic clock.
+
+        A restored device does not know when its lease began on this clock. It tries for
+        a whole lease: the coordinator alone judges whether the lease still holds.
+        """
+        if self._lease_ends is None:
+            self._lease_ends = self._calls.monotonic() + assignment.lease_s
+        return self._lease_ends

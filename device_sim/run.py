@@ -1,0 +1,371 @@
+"""One run of a swarm, from its settings to its report.
+
+Decided here: what is started in which order, how a plan is fitted to the devices there
+are, what ends a run, and that everything it started is ended with it.
+"""
+
+import asyncio
+import contextlib
+import dataclasses
+import pathlib
+import time
+from collections.abc import AsyncIterator, Sequence
+from typing import Final
+
+from coordinator.protocol.digests import sha256_hex
+from coordinator.protocol.messages import Assignment
+from coordinator.protocol.operations import TaskState, VersionMetrics
+from coordinator.protocol.plans import Plan
+from coordinator.protocol.vocabulary import Kind
+from device_sim import behaviour, cache, client, data, report, trainer
+from device_sim.embedded import EmbeddedCoordinator
+from device_sim.operator import Examiner, Measured, Operator, follow
+from device_sim.participant import Participant
+from device_sim.progress import Present, Progress
+from device_sim.swarm import Swarm
+
+WEIGHTS_FILE: Final = "weights.safetensors"
+_REFRESH_S: Final = 0.25
+_MOST_OVER_SELECT: Final = 4.0  # of RoundPlan
+
+
+class TaskStopped(Exception):
+    """The task ended without its rounds."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What a run is asked for; see the command line's help."""
+
+    devices: int
+    plan: Plan
+    plan_name: str
+    task: str
+    data: str
+    alpha: float | None
+    dropout: float
+    coordinator: str | None  #: None: start one
+    operator_token: str | None = dataclasses.field(repr=False)
+    database_url: str | None = dataclasses.field(repr=False)
+    contributions: int | None  #: updates a device, where no task is started
+    out: pathlib.Path
+    shares_downloads: bool
+    threads: int | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _Parts:
+    """What every kind of run needs."""
+
+    calls: client.Client
+    library: cache.Library
+    trainers: trainer.TrainerPool
+    federation: data.Federation
+    swarm: Swarm
+
+
+def fit(plan: Plan, habits: behaviour.Behaviour) -> tuple[Plan, list[str]]:
+    """Fit a plan to the devices there are.
+
+    Returns:
+        The plan, and a sentence for each change.
+    """
+    notes = []
+    rounds, most = plan.round, habits.survivors
+    if rounds.goal > most:
+        # Vanished devices hold places too: every device needs one.
+        spare = max(rounds.over_select, habits.devices / most - 1)
+        rounds = rounds.model_copy(
+            update={
+                "goal": most,
+                "minimum": min(rounds.minimum, most),
+                "over_select": min(spare, _MOST_OVER_SELECT),
+            }
+        )
+        notes.append(
+            f"the plan's goal of {plan.round.goal} updates is lowered to {most}, which "
+            f"is how many of {habits.devices} devices report at dropout "
+            f"{habits.dropout:g}; its minimum is {rounds.minimum}"
+        )
+    evaluation = plan.evaluation
+    if evaluation is not None and evaluation.goal > habits.devices:
+        evaluation = evaluation.model_copy(
+            update={
+                "goal": habits.devices,
+                "minimum": min(evaluation.minimum, habits.devices),
+            }
+        )
+        notes.append(f"the evaluation's goal is lowered to {habits.devices} devices")
+    fitted = plan.model_copy(update={"round": rounds, "evaluation": evaluation})
+    return fitted, notes
+
+
+class Run:
+    """One run. ``run`` returns when it is over and leaves nothing running."""
+
+    def __init__(self, settings: Settings, progress: Progress) -> None:
+        self._settings = settings
+        self._progress = progress
+        self._habits = behaviour.Behaviour(
+            devices=settings.devices, dropout=settings.dropout, seed=settings.plan.seed
+        )
+        self._began = time.monotonic()
+        self._present = Present(seconds=0.0)
+        self._rows: list[report.RoundRow] = []
+        self._notes: list[str] = []
+        self.embedded: EmbeddedCoordinator | None = None
+
+    async def run(self) -> None:
+        """Run to the end.
+
+        Raises:
+            TaskStopped: The task did not get through its rounds.
+            CoordinatorFailed: The embedded coordinator did not start or ended early.
+            DataError: There is no such data.
+            Refused, Unreachable, UnexpectedAnswer: The coordinator elsewhere failed;
+                possibly within an exception group.
+        """
+        settings = self._settings
+        try:
+            if settings.coordinator is None:
+                settings.out.mkdir(parents=True, exist_ok=True)
+                self.embedded = EmbeddedCoordinator(
+                    settings.out, database_url=settings.database_url
+                )
+                self.embedded.start()
+            # Loaded while the coordinator starts.
+            federation = await asyncio.to_thread(
+                data.load,
+                settings.data,
+                devices=settings.devices,
+                seed=settings.plan.seed,
+                alpha=settings.alpha,
+            )
+            async with self._parts(federation) as parts:
+                await self._live(parts)
+        finally:
+            if self.embedded is not None:
+                self.embedded.stop()
+
+    @contextlib.asynccontextmanager
+    async def _parts(self, federation: data.Federation) -> AsyncIterator[_Parts]:
+        settings = self._settings
+        embedded = self.embedded
+        url = settings.coordinator if embedded is None else embedded.url
+        trainers = trainer.TrainerPool(settings.threads)
+        traffic = client.Traffic()
+        try:
+            async with client.Connector(
+                url or "",
+                traffic=traffic,
+                trusts_environment=embedded is None,  # no proxy to our own
+            ) as connector:
+                calls = await connector.client()
+                if embedded is not None:
+                    await embedded.wait_until_ready(calls)
+                library = cache.Library(cache.DownloadCache(calls))
+                swarm = Swarm(
+                    await self._enlist(federation, connector, library, trainers),
+                    threads=trainers.threads,
+                    contributions=settings.contributions,
+                    on_assignment=self._note_round,
+                )
+                yield _Parts(
+                    calls=calls,
+                    library=library,
+                    trainers=trainers,
+                    federation=federation,
+                    swarm=swarm,
+                )
+        finally:
+            trainers.close()
+
+    async def _enlist(
+        self,
+        federation: data.Federation,
+        connector: client.Connector,
+        library: cache.Library,
+        trainers: trainer.TrainerPool,
+    ) -> Sequence[Participant]:
+        participants = []
+        for index, shard in enumerate(federation.shards):
+            calls = await connector.device_client()
+            own = library
+            if not self._settings.shares_downloads:
+                own = cache.Library(cache.DownloadCache(await connector.client()))
+            participants.append(
+                Participant(
+                    index=index,
+                    shard=shard,
+                    calls=calls,
+                    library=own,
+                    trainers=trainers,
+                    habits=self._habits,
+                )
+            )
+        return participants
+
+    async def _live(self, parts: _Parts) -> None:
+        token = self._settings.operator_token
+        if self.embedded is not None:
+            token = self.embedded.operator_token()
+        async with asyncio.TaskGroup() as group:
+            ticking = group.create_task(self._tick(parts))
+            living = group.create_task(parts.swarm.run())
+            if token is None:
+                await living
+            else:
+                await self._operate(parts, token)
+                living.cancel()
+            ticking.cancel()
+        tally = parts.swarm.tally
+        self._progress.note(
+            f"{tally.enrolled} devices sent {tally.updates} updates and "
+            f"{tally.evaluations} evaluations; {tally.vanished} times one vanished, "
+            f"{tally.gave_up.total()} times one gave up"
+        )
+
+    async def _operate(self, parts: _Parts, token: str) -> None:
+        """Start the task, follow it to its end, and write the report."""
+        settings = self._settings
+        operator = Operator(parts.calls, token=token, task=settings.task)
+        plan, self._notes = fit(settings.plan, self._habits)
+        for note in self._notes:
+            self._progress.note(f"note: {note}")
+        if not await operator.start(plan):
+            self._progress.note(f"going on with task {settings.task}")
+        examiner = Examiner(
+            model=plan.model,
+            library=parts.library,
+            trainers=parts.trainers,
+            federation=parts.federation,
+        )
+        state = await follow(
+            operator,
+            examiner,
+            bytes_down=lambda: parts.calls.traffic.bytes_down,
+            on_state=self._note_state,
+            on_measured=lambda measured: self._note_measured(measured, plan),
+        )
+        await self._write(state, await operator.metrics(), parts.library, examiner)
+        if state.status == "stopped":
+            raise TaskStopped(f"task {state.id} stopped: {state.reason}")
+
+    async def _write(
+        self,
+        state: TaskState,
+        versions: Sequence[VersionMetrics],
+        library: cache.Library,
+        examiner: Examiner,
+    ) -> None:
+        settings = self._settings
+        federated = {
+            version.round: version.federated
+            for version in versions
+            if version.federated is not None
+        }
+        self._rows = [
+            dataclasses.replace(
+                row,
+                federated_loss=federated[row.round].loss,
+                federated_accuracy=federated[row.round].accuracy,
+            )
+            if row.round in federated
+            else row
+            for row in self._rows
+        ]
+        accuracy = self._rows[-1].held_out_accuracy if self._rows else None
+        weights = await library.weights(state.plan.model, state.version)
+        settings.out.mkdir(parents=True, exist_ok=True)
+        (settings.out / WEIGHTS_FILE).write_bytes(weights)
+        result = report.RunReport(
+            plan=settings.plan_name,
+            data=settings.data,
+            seed=settings.plan.seed,
+            devices=settings.devices,
+            seconds=time.monotonic() - self._began,
+            held_out_accuracy=accuracy,
+            rounds=tuple(self._rows),
+            note=(*self._notes, f"weights have SHA-256 {sha256_hex(weights)}"),
+        )
+        paths = await asyncio.to_thread(report.write, result, settings.out)
+        if accuracy is not None:
+            self._progress.note(
+                f"accuracy on {examiner.examples} held-out examples: {accuracy:.4f}, "
+                f"after {len(self._rows)} rounds in {result.seconds:.1f} s"
+            )
+        reference = state.plan.reference
+        if reference is not None:
+            self._progress.note(
+                f"for comparison: {reference.held_out_accuracy:.4f}, {reference.source}"
+            )
+        self._progress.note(f"weights: SHA-256 {sha256_hex(weights)}")
+        self._progress.note(f"wrote {', '.join(map(str, paths))}")
+
+    async def _tick(self, parts: _Parts) -> None:
+        """Show the present, and notice when the embedded coordinator has died."""
+        while True:
+            self._present = dataclasses.replace(
+                self._present,
+                seconds=time.monotonic() - self._began,
+                updates=parts.swarm.tally.updates,
+                bytes_up=parts.calls.traffic.bytes_up,
+                bytes_down=parts.calls.traffic.bytes_down,
+            )
+            self._progress.present(self._present)
+            if self.embedded is not None:
+                self.embedded.check()
+            await asyncio.sleep(_REFRESH_S)
+
+    def _note_round(self, assignment: Assignment) -> None:
+        """Show the newest round that a device was assigned to."""
+        self._present = dataclasses.replace(
+            self._present,
+            round_number=assignment.round,
+            attempt=assignment.attempt,
+            phase="training",
+        )
+
+    def _note_state(self, state: TaskState) -> None:
+        training = [r for r in state.open_rounds if r.kind is Kind.TRAIN]
+        scoring = [r for r in state.open_rounds if r.kind is Kind.EVALUATE]
+        present = dataclasses.replace(self._present, rounds=state.plan.rounds)
+        for round_ in training[:1] or scoring[:1]:
+            present = dataclasses.replace(
+                present,
+                round_number=round_.number,
+                attempt=round_.attempt,
+                phase=round_.phase if training else "federated evaluation",
+                assigned=round_.assigned,
+                reported=round_.reported,
+                accepted=round_.accepted,
+                goal=round_.goal,
+            )
+        self._present = present
+
+    def _note_measured(self, measured: Measured, plan: Plan) -> None:
+        round_ = measured.round
+        closed_at = round_.closed_at or round_.opened_at
+        row = report.RoundRow(
+            round=round_.number,
+            attempt=round_.attempt,
+            seconds=(closed_at - round_.opened_at).total_seconds(),
+            accepted=round_.accepted,
+            train_loss=round_.train_loss,
+            train_accuracy=round_.train_accuracy,
+            held_out_accuracy=measured.held_out.accuracy,
+            bytes_up=round_.bytes_up,
+            bytes_down=measured.bytes_down,
+        )
+        self._rows.append(row)
+        self._progress.row(row, rounds=plan.rounds, goal=round_.goal)
+
+
+def new_event_loop() -> asyncio.AbstractEventLoop:
+    """Return uvloop's event loop where it is installed, else Python's own."""
+    try:
+        # Optional: it halves what a request costs, but a device installs without it.
+        import uvloop  # noqa: PLC0415
+    except ImportError:
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
