@@ -6,13 +6,14 @@ import re
 from collections.abc import Iterator
 from typing import Annotated
 
+import pydantic
 import typer
 
 from coordinator import app as composition
 from coordinator.clock import SystemClock
 from coordinator.config import InvalidSettings, Settings, read_settings
 from coordinator.domain.errors import DomainError
-from coordinator.protocol import plans
+from coordinator.protocol import operations, plans
 from coordinator.store import schema
 from coordinator.usecases import devices, models, tasks
 from coordinator.usecases.models import InvalidModel
@@ -48,9 +49,21 @@ def _settings() -> Iterator[Settings]:
         composition.CannotStart,
         DomainError,
         OSError,
+        UnicodeDecodeError,
     ) as error:
-        typer.echo(f"error: {error}", err=True)
+        _complain(str(error))
         raise typer.Exit(composition.EXIT_UNUSABLE) from error
+    except pydantic.ValidationError as error:
+        faults = error.errors(include_url=False)
+        _complain("; ".join(f"{fault['loc'][0]}: {fault['msg']}" for fault in faults))
+        raise typer.Exit(composition.EXIT_UNUSABLE) from error
+    except composition.DATABASE_ERRORS as error:
+        _complain(f"the database cannot be used: {error}")
+        raise typer.Exit(composition.EXIT_UNUSABLE) from error
+
+
+def _complain(message: str) -> None:
+    typer.echo("error: " + " ".join(message.split()), err=True)
 
 
 @cli.callback(invoke_without_command=True)
@@ -107,9 +120,15 @@ def create_task(
     """Start a task."""
     with _settings() as settings:
         store, blobs = composition.prepare(settings)
-        parsed = plans.parse(plan.read_text(encoding="utf-8"))
+        request = operations.TaskRequest(
+            id=task, plan=plans.parse(plan.read_text(encoding="utf-8"))
+        )
         view = tasks.create(
-            store, blobs, task_id=task, plan=parsed, now=SystemClock().now()
+            store,
+            blobs,
+            task_id=request.id,
+            plan=request.plan,
+            now=SystemClock().now(),
         )
         typer.echo(f"task {task} runs from version {view.task.version}")
 

@@ -46,6 +46,7 @@ _RESPAWN_AFTER_S: Final = 1.0
 _STOP_WITHIN_S: Final = 10.0
 
 
+DATABASE_ERRORS: Final = Store.errors
 EXIT_UNUSABLE: Final = 78  # EX_CONFIG: starting again would change nothing
 
 
@@ -96,12 +97,18 @@ def operator_token(settings: Settings) -> str:
     """Return the operator's token, made at first start, readable by its owner alone."""
     path = settings.data_dir / OPERATOR_TOKEN_FILE
     with contextlib.suppress(FileNotFoundError):
-        return path.read_text(encoding="ascii").strip()
-    token = secrets.token_urlsafe(32)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        if token := path.read_text(encoding="ascii").strip():
+            return token
+        path.unlink()  # what an older kill left of a write
+    # Written aside and linked: the name never holds a part of a token.
+    aside = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
+    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w", encoding="ascii") as file:
-        file.write(token + "\n")
-    return token
+        file.write(secrets.token_urlsafe(32) + "\n")
+    with contextlib.suppress(FileExistsError):  # another process was faster
+        os.link(aside, path)
+    aside.unlink()
+    return path.read_text(encoding="ascii").strip()
 
 
 def create_api(settings: Settings, store: Store, blobs: BlobStore) -> fastapi.FastAPI:

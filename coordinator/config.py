@@ -14,6 +14,7 @@ from pydantic import Field
 from pydantic_settings import PydanticBaseSettingsSource
 
 CONFIG_VARIABLE = "SHOAL_CONFIG"
+_DATABASES = ("postgresql://", "sqlite:///")
 
 
 class InvalidSettings(ValueError):
@@ -76,6 +77,14 @@ class Settings(pydantic_settings.BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severity that is logged."
     )
+
+    @pydantic.field_validator("database_url")
+    @classmethod
+    def _is_of_a_known_kind(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(_DATABASES):
+            kind = value.partition(":")[0]
+            raise ValueError(f"must begin with one of {_DATABASES}, got {kind!r}")
+        return value
 
     @property
     def url(self) -> str:

@@ -37,9 +37,8 @@ def create(services: Services, *, version: str) -> fastapi.FastAPI:
         try:
             yield
         finally:
-            watching.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await watching
+            services.watcher.stop_soon()
+            await watching
 
     app = fastapi.FastAPI(
         title="Shoal coordinator",

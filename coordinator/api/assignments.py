@@ -85,10 +85,6 @@ async def submit_update(  # noqa: PLR0917 - FastAPI passes them by name
     Once this is answered with 200 the update is durable, counts exactly once, and may
     be forgotten by the device.
     """
-    try:
-        expected_digest = digests.parse_content_digest(content_digest or "")
-    except ValueError as error:
-        raise DigestNeeded(str(error)) from error
 
     def expect() -> tuple[str, participation.Expected]:
         device_id = given.identities.device(token)
@@ -100,6 +96,10 @@ async def submit_update(  # noqa: PLR0917 - FastAPI passes them by name
         )
 
     device_id, expected = await given.call(expect)
+    try:
+        expected_digest = digests.parse_content_digest(content_digest or "")
+    except ValueError as error:
+        raise DigestNeeded(str(error)) from error
     path = given.blobs.new_incoming()
     try:
         await _receive(request, path, limit=expected.max_bytes)

@@ -1,6 +1,7 @@
 """Hand out models: manifests, training graphs, weights, inference files."""
 
 import functools
+import re
 from typing import Any
 
 import fastapi
@@ -8,7 +9,7 @@ from fastapi import Request, Response
 from fastapi.responses import FileResponse
 
 from coordinator.api import rendering
-from coordinator.api.problems import refusals
+from coordinator.api.problems import RangeNotSatisfiable, refusals
 from coordinator.api.services import Given, OperatorToken
 from coordinator.protocol import digests, operations, paths, problems
 from coordinator.protocol.manifest import Name
@@ -29,9 +30,14 @@ def _binary(description: str, media_type: str) -> dict[int | str, dict[str, Any]
             "description": description,
             "content": {media_type: {"schema": {"type": "string", "format": "binary"}}},
         },
-        206: {"description": "The part that Range asks for."},
         **_CACHED,
     }
+
+
+_PART: dict[int | str, dict[str, Any]] = {
+    206: {"description": "The part that Range asks for."}
+}
+_RANGE = re.compile(r"bytes=(\d+-\d*|-\d+)", re.ASCII)
 
 
 class _Blob(FileResponse):
@@ -58,7 +64,28 @@ def _blob(request: Request, given: Given, sha256: str, media_type: str) -> Respo
     headers = _headers(sha256)
     if _is_cached(request, headers["ETag"]):
         return Response(status_code=304, headers=headers)
-    return _Blob(given.blobs.path(sha256), media_type=media_type, headers=headers)
+    path = given.blobs.path(sha256)
+    _settle_range(request, path.stat().st_size)
+    return _Blob(path, media_type=media_type, headers=headers)
+
+
+def _settle_range(request: Request, size: int) -> None:
+    """Let a Range that is not of its form count as none (RFC 9110, section 14.2).
+
+    Raises:
+        RangeNotSatisfiable: It is of its form, and begins behind the end.
+    """
+    asked = request.headers.get("Range")
+    match = None if asked is None else _RANGE.fullmatch(asked)
+    if match is not None:
+        first, _, last = match[1].partition("-")
+        if first and int(first) >= size:
+            raise RangeNotSatisfiable(f"{asked} begins behind the end at {size} bytes")
+        if not (first and last) or int(first) <= int(last):
+            return
+    request.scope["headers"] = [
+        (name, value) for name, value in request.scope["headers"] if name != b"range"
+    ]
 
 
 @router.get(
@@ -87,7 +114,8 @@ async def list_models(given: Given, token: OperatorToken) -> operations.ModelLis
     response_class=Response,
     responses={
         **_binary("The manifest, canonical JSON.", "application/json"),
-        **refusals(problems.MODEL_UNKNOWN),
+        **_PART,
+        **refusals(problems.RANGE_NOT_SATISFIABLE, problems.MODEL_UNKNOWN),
     },
     summary="Get a model's manifest",
 )
@@ -102,7 +130,8 @@ async def get_manifest(model: Name, request: Request, given: Given) -> Response:
     response_class=Response,
     responses={
         **_binary("The training graph, without weights.", _TENSORS),
-        **refusals(problems.MODEL_UNKNOWN),
+        **_PART,
+        **refusals(problems.RANGE_NOT_SATISFIABLE, problems.MODEL_UNKNOWN),
     },
     summary="Get a model's training graph",
 )
@@ -120,7 +149,12 @@ async def get_train_graph(model: Name, request: Request, given: Given) -> Respon
     response_class=Response,
     responses={
         **_binary("safetensors in manifest order.", _TENSORS),
-        **refusals(problems.MODEL_UNKNOWN, problems.VERSION_UNKNOWN),
+        **_PART,
+        **refusals(
+            problems.RANGE_NOT_SATISFIABLE,
+            problems.MODEL_UNKNOWN,
+            problems.VERSION_UNKNOWN,
+        ),
     },
     summary="Get a version's weights",
 )

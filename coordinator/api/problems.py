@@ -22,6 +22,10 @@ class BodyTooLarge(Exception):
     """The body exceeds what this path takes."""
 
 
+class RangeNotSatisfiable(Exception):
+    """The part that was asked for lies behind the end of the file."""
+
+
 class DigestNeeded(Exception):
     """The body came without a usable Content-Digest."""
 
@@ -61,6 +65,7 @@ PROBLEMS: Final[Mapping[type[Exception], ProblemType]] = {
     encodings.WrongShape: problems.WRONG_SHAPE,
     encodings.NotFinite: problems.NOT_FINITE,
     BodyTooLarge: problems.UPDATE_TOO_LARGE,
+    RangeNotSatisfiable: problems.RANGE_NOT_SATISFIABLE,
     DigestNeeded: problems.DIGEST_NEEDED,
     IdempotencyKeyNeeded: problems.IDEMPOTENCY_KEY_NEEDED,
 }

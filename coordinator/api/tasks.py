@@ -198,10 +198,11 @@ async def _authenticated(given: Given, token: OperatorToken) -> None:
 async def stream_events(
     given: Given,
     after: Annotated[
-        int, Query(ge=0, description="Only events with a greater id.")
+        int, Query(ge=0, le=2**53, description="Only events with a greater id.")
     ] = 0,
     last_event_id: Annotated[
-        int | None, Header(ge=0, description="Sent by browsers that reconnect.")
+        int | None,
+        Header(ge=0, le=2**53, description="Sent by browsers that reconnect."),
     ] = None,
 ) -> AsyncIterator[ServerSentEvent]:
     """Stream the history as server-sent events: `id`, `event` (its type), `data`."""

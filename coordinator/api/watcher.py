@@ -6,7 +6,7 @@ while anybody waits, so that a thousand waiting devices cost one query a look.
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from starlette.concurrency import run_in_threadpool
 
@@ -38,15 +38,12 @@ class Watcher:
         return self._work
 
     async def run(self) -> None:
-        """Look until cancelled."""
+        """Look until told to stop; never leaves a query behind."""
         self._loop = asyncio.get_running_loop()
-        self._seen = await run_in_threadpool(tasks.last_event_id, self._store)
-        while True:
+        await self._guard(self._skip_history)
+        while not self.stopped:
             await self._wanted.wait()
-            try:
-                await self._look()
-            except Exception:  # the edge of the loop
-                log.exception("could not look for news")
+            await self._guard(self._look)
             await asyncio.sleep(self._interval_s)
 
     async def wait_for_work(self, after: int, timeout_s: float) -> None:
@@ -69,11 +66,23 @@ class Watcher:
             self._loop.call_soon_threadsafe(self._wake_all)
 
     def _wake_all(self) -> None:
+        self._wanted.set()
+
         async def wake() -> None:
             async with self._news:
                 self._news.notify_all()
 
         self._waking = asyncio.create_task(wake())
+
+    async def _guard(self, look: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await look()
+        except Exception:  # the edge of the loop
+            log.exception("could not look for news")
+
+    async def _skip_history(self) -> None:
+        # If this fails, the whole history counts as news: too many are woken, once.
+        self._seen = await run_in_threadpool(tasks.last_event_id, self._store)
 
     async def _look(self) -> None:
         new = await run_in_threadpool(
@@ -97,5 +106,5 @@ class Watcher:
             pass
         finally:
             self._waiting -= 1
-            if self._waiting == 0:
+            if self._waiting == 0 and not self.stopped:
                 self._wanted.clear()

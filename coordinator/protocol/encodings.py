@@ -17,6 +17,7 @@ from coordinator.protocol.digests import Bytes
 from coordinator.protocol.manifest import Manifest, TensorSpec, Vector
 
 MAX_EXAMPLES: Final = 1 << 28  # so that example count times float32 is exact in float64
+MAX_LOSS: Final = 1e9  # keeps sums over any number of devices finite
 F32: Final = "f32"
 ENCODINGS: Final = (F32,)
 
@@ -102,7 +103,7 @@ def decode_update(manifest: Manifest, body: Bytes, *, max_examples: int) -> Upda
     return Update(
         delta=delta,
         examples=_examples(container.metadata, max_examples),
-        train_loss=_number(container.metadata, "train_loss", math.inf),
+        train_loss=_number(container.metadata, "train_loss", MAX_LOSS),
         train_accuracy=_number(container.metadata, "train_accuracy", 1.0),
     )
 

@@ -13,6 +13,7 @@ from typing import Annotated, Literal, Self
 import numpy as np
 import numpy.typing as npt
 import pydantic
+from pydantic import JsonValue
 
 Vector = npt.NDArray[np.float32]
 Sha256 = Annotated[str, pydantic.Field(pattern="^[0-9a-f]{64}$")]
@@ -24,6 +25,11 @@ class Record(pydantic.BaseModel):
     """A frozen wire record that refuses fields it does not know."""
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+
+
+def example(**fields: JsonValue) -> pydantic.ConfigDict:
+    """Return the configuration of a record that OpenAPI shows with this example."""
+    return pydantic.ConfigDict(json_schema_extra={"examples": [fields]})
 
 
 class Initializer(Record):

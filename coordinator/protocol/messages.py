@@ -1,15 +1,16 @@
 """JSON bodies between a device and the coordinator. Times are UTC, RFC 3339."""
 
 import datetime as dt
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import AwareDatetime, Field
 
-from coordinator.protocol.encodings import MAX_EXAMPLES
-from coordinator.protocol.manifest import Name, Record, Sha256
+from coordinator.protocol.encodings import MAX_EXAMPLES, MAX_LOSS
+from coordinator.protocol.manifest import Name, Record, Sha256, example
 from coordinator.protocol.plans import TrainingPlan
 from coordinator.protocol.vocabulary import FailureReason, Kind, WaitReason
 
+PRINTABLE: Final = r"^[^\x00]*$"  # Postgres stores no zero byte
 Id = Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
 
 
@@ -30,8 +31,20 @@ class Capabilities(Record):
 class EnrolRequest(Record):
     """A device introduces itself."""
 
+    model_config = example(
+        name="pixel-7",
+        capabilities={
+            "runtime": "litert",
+            "runtime_version": "2.1.0",
+            "encodings": ["f32"],
+        },
+    )
+
     name: str | None = Field(
-        None, max_length=80, description="A label for operators; need not be unique."
+        None,
+        max_length=80,
+        pattern=PRINTABLE,
+        description="A label for operators; need not be unique.",
     )
     capabilities: Capabilities = Capabilities()
 
@@ -47,6 +60,8 @@ class Enrolment(Record):
 
 class CheckInRequest(Record):
     """A device asks for work."""
+
+    model_config = example(wait_s=10)
 
     wait_s: float = Field(
         0,
@@ -126,9 +141,16 @@ class Receipt(Record):
 class EvaluationReport(Record):
     """Sums over the device's own test examples."""
 
-    examples: int = Field(ge=1, le=MAX_EXAMPLES)
+    model_config = example(examples=12, loss_sum=3.5, correct=11)
+
+    examples: int = Field(
+        ge=1, le=MAX_EXAMPLES, description="Test examples that were scored."
+    )
     loss_sum: float = Field(
-        ge=0, allow_inf_nan=False, description="Sum of the examples' cross-entropies."
+        ge=0,
+        le=MAX_LOSS * MAX_EXAMPLES,
+        allow_inf_nan=False,
+        description="Sum of the examples' cross-entropies.",
     )
     correct: int = Field(ge=0, description="Examples whose likeliest class is right.")
 
@@ -143,8 +165,15 @@ class EvaluationReceipt(Record):
 class FailureReport(Record):
     """A device gives its assignment up, which frees the place."""
 
+    model_config = example(reason="interrupted", detail="unplugged")
+
     reason: FailureReason
-    detail: str | None = Field(None, max_length=500)
+    detail: str | None = Field(
+        None,
+        max_length=500,
+        pattern=PRINTABLE,
+        description="What happened, for people; no content of the device.",
+    )
 
 
 class FailureReceipt(Record):

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import AwareDatetime, Field
 
-from coordinator.protocol.manifest import Name, Record, Sha256
+from coordinator.protocol.manifest import Name, Record, Sha256, example
 from coordinator.protocol.messages import Id
 from coordinator.protocol.plans import Plan
 from coordinator.protocol.vocabulary import Kind
@@ -12,6 +12,10 @@ from coordinator.protocol.vocabulary import Kind
 
 class TaskRequest(Record):
     """Start a task."""
+
+    model_config = example(
+        id="digits", plan={"model": "cnn", "rounds": 10, "round": {"goal": 50}}
+    )
 
     id: Name = Field(description="Names the task in every URL; unique.")
     plan: Plan
@@ -30,8 +34,8 @@ class RoundState(Record):
     )
     base_version: int = Field(description="Version that the devices start from.")
     result_version: int | None = Field(description="Version it published, if any.")
-    goal: int
-    minimum: int
+    goal: int = Field(description="Results with which it closes.")
+    minimum: int = Field(description="Results that it needs at its deadline.")
     places: int = Field(description="Most devices that hold a place at once.")
     assigned: int = Field(description="Devices that hold a live lease now.")
     reported: int = Field(description="Devices that sent a result or gave up.")
@@ -56,7 +60,7 @@ class TaskState(Record):
     reason: str | None = Field(description="Why it stopped.")
     plan: Plan
     version: int = Field(description="Newest published version of its model.")
-    rounds_committed: int
+    rounds_committed: int = Field(description="Training rounds that published.")
     created_at: AwareDatetime
     open_rounds: tuple[RoundState, ...]
 
@@ -76,22 +80,28 @@ class RoundList(Record):
 class Score(Record):
     """How good a version is on some examples."""
 
-    examples: int = Field(ge=1)
+    examples: int = Field(ge=1, le=2**53, description="Examples behind the figures.")
     loss: float = Field(ge=0, allow_inf_nan=False, description="Mean cross-entropy.")
-    accuracy: float = Field(ge=0, le=1)
+    accuracy: float = Field(ge=0, le=1, description="Share of right answers.")
 
 
 class HeldOutReport(Record):
     """An operator's own measurement of a version on central held-out examples."""
 
-    version: int = Field(ge=0)
+    model_config = example(
+        version=3, score={"examples": 1000, "loss": 0.31, "accuracy": 0.91}
+    )
+
+    version: int = Field(
+        ge=0, le=2**31 - 1, description="A version that the task published."
+    )
     score: Score
 
 
 class VersionMetrics(Record):
     """What is known of how good one version is."""
 
-    version: int
+    version: int = Field(description="Number within its model.")
     round: int | None = Field(description="Round that published it; none for the first")
     published_at: AwareDatetime
     train: Score | None = Field(description="As its devices saw it while training.")
@@ -114,9 +124,9 @@ class ModelState(Record):
     id: Name
     parameters: int
     trainable_parameters: int
-    manifest_sha256: Sha256
+    manifest_sha256: Sha256 = Field(description="SHA-256 of its canonical JSON.")
     versions: int = Field(description="How many versions were published.")
-    newest_version: int | None
+    newest_version: int | None = Field(description="None before its first task.")
 
 
 class ModelList(Record):

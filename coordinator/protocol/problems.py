@@ -90,6 +90,11 @@ VERSION_UNKNOWN = _problem("version-unknown", _S.NOT_FOUND, "No such version")
 MODEL_EXISTS = _problem(
     "model-exists", _S.CONFLICT, "A different model has this name already"
 )
+RANGE_NOT_SATISFIABLE = _problem(
+    "range-not-satisfiable",
+    _S.REQUESTED_RANGE_NOT_SATISFIABLE,
+    "The file ends before the Range begins",
+)
 # Assignments
 ASSIGNMENT_UNKNOWN = _problem("assignment-unknown", _S.NOT_FOUND, "No such assignment")
 FOREIGN_ASSIGNMENT = _problem(

@@ -63,8 +63,13 @@ class BlobStore:
     def keep_update(
         self, incoming: pathlib.Path, *, round_id: int, assignment_id: str, sha256: str
     ) -> str:
-        """Move a whole update to its round. Returns its name in this store."""
-        name = f"updates/{round_id}/{assignment_id}-{sha256[:16]}"
+        """Move a whole update to its round. Returns its name in this store.
+
+        The name is this upload's alone: the same body may come twice at a time, and
+        whoever is refused deletes its own.
+        """
+        upload = uuid.uuid4().hex
+        name = f"updates/{round_id}/{assignment_id}-{sha256[:16]}-{upload[:16]}"
         target = self._folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         incoming.replace(target)

@@ -12,6 +12,11 @@ from sqlalchemy import event, exc
 T = TypeVar("T")
 MAX_TRIES: Final = 6
 _BUSY_TIMEOUT_MS: Final = 15_000
+#: Postgres: what makes a transaction one snapshot.
+_SNAPSHOT: Final = {
+    "isolation_level": "REPEATABLE READ",
+    "postgresql_readonly": True,
+}
 #: Postgres: serialization failure, deadlock detected, unique violation. The last is a
 #: race for a place that a second look finds taken; a real bug fails every try.
 _LOST_RACES: Final = frozenset({"40001", "40P01", "23505"})
@@ -46,16 +51,20 @@ class Store:
     def __init__(self, url: str) -> None:
         """Open the database at ``url``, an SQLAlchemy URL. Connects at first use."""
         self._engine = _create_engine(url)
-        self._reader = self._engine.execution_options(reads=True)
+        snapshot = {} if self._engine.dialect.name == "sqlite" else _SNAPSHOT
+        self._reader = self._engine.execution_options(reads=True, **snapshot)
         # SQLite has one writer. Queueing here beats its sleeping busy handler.
         self._writer = (
             threading.Lock() if self._engine.dialect.name == "sqlite" else None
         )
 
-    @property
-    def errors(self) -> tuple[type[Exception], ...]:
-        """What a database raises that is busy, broken or gone for now."""
-        return (exc.OperationalError, exc.InterfaceError, exc.TimeoutError)
+    #: What a database raises that is busy, broken or gone for now.
+    errors: Final[tuple[type[Exception], ...]] = (
+        StaleWrite,
+        exc.OperationalError,
+        exc.InterfaceError,
+        exc.TimeoutError,
+    )
 
     @property
     def engine(self) -> sa.Engine:

@@ -157,11 +157,14 @@ def submit_update(
         return Accepted(update=candidate, accepted_at=now)
 
     try:
-        return store.run("submit_update", body)
+        accepted = store.run("submit_update", body)
     except DomainError:
         if previous is None:
             blobs.drop_update(blob)
         raise
+    if accepted.update.blob != blob:  # the same body was accepted meanwhile
+        blobs.drop_update(blob)
+    return accepted
 
 
 def _read_body(sent: Sent, expected: Expected) -> tuple[bytes | mmap.mmap, str, int]:

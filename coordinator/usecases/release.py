@@ -124,11 +124,12 @@ def _release_version(
     def body(tx: Transaction) -> int:
         newest = models.newest_version(tx, claim.model.id)
         version = publish((-1 if newest is None else newest) + 1, now)
+        # First, because it says whether this worker still holds the round.
+        _commit_round(tx, claim, result_version=version.number, now=now)
         models.insert_version(tx, version)
         score = train_score(claim.updates)
         if score is not None:
             models.put_score(tx, version, "train", score, devices=len(claim.updates))
-        _commit_round(tx, claim, result_version=version.number, now=now)
         task = tasks.get(tx, claim.task.id).after_commit(version.number)
         tasks.replace(tx, task)
         events.append(

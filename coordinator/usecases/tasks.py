@@ -6,7 +6,7 @@ import datetime as dt
 from coordinator.domain import tasks as task_policy
 from coordinator.domain.aggregation import AcceptedUpdate, Score, train_score
 from coordinator.domain.assignments import Counts
-from coordinator.domain.errors import TaskEnded, TaskExists
+from coordinator.domain.errors import TaskEnded, TaskExists, VersionUnknown
 from coordinator.domain.events import Happening, Recorded
 from coordinator.domain.initialization import draw_weights
 from coordinator.domain.models import Version
@@ -191,6 +191,8 @@ def record_held_out(
     def body(tx: Transaction) -> VersionView:
         task = tasks.get(tx, task_id)
         version = models.get_version(tx, task.plan.model, number)
+        if version.task != task_id:
+            raise VersionUnknown(task.plan.model, number)
         models.put_score(tx, version, "held_out", score)
         events.append(
             tx,

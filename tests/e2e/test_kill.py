@@ -203,4 +203,4 @@ class HeldBack:
 def last_to_be_folded(coordinator: Coordinator) -> pathlib.Path:
     """The update whose digest sorts last; earlier rounds' updates are gone by now."""
     updates = (coordinator.data_dir / "blobs" / "updates").glob("*/*")
-    return max(updates, key=lambda path: path.name.rpartition("-")[2])
+    return max(updates, key=lambda path: path.name.split("-")[1])

@@ -5,7 +5,7 @@ import pydantic
 import pytest
 
 from coordinator.protocol import messages, operations
-from coordinator.protocol.encodings import MAX_EXAMPLES
+from coordinator.protocol.encodings import MAX_EXAMPLES, MAX_LOSS
 from coordinator.protocol.manifest import Record
 from coordinator.protocol.vocabulary import FailureReason, Kind
 
@@ -50,8 +50,8 @@ BOUNDS: list[tuple[type[Record], dict[str, Any], str, list[Any], list[Any]]] = [
         messages.EvaluationReport,
         EVALUATION,
         "loss_sum",
-        [0, 1e300],
-        [-1e-300, math.nan, math.inf, None],
+        [0, MAX_LOSS * MAX_EXAMPLES],
+        [-1e-300, 1e300, math.nan, math.inf, None],
     ),
     (messages.EvaluationReport, EVALUATION, "correct", [0, 9], [-1, 0.5, None]),
     (
@@ -66,7 +66,7 @@ BOUNDS: list[tuple[type[Record], dict[str, Any], str, list[Any], list[Any]]] = [
         {"reason": "interrupted"},
         "detail",
         [None, "", "x" * 500],
-        ["x" * 501, 5],
+        ["x" * 501, "a\0b", 5],
     ),
     (messages.EnrolRequest, {}, "name", [None, "x" * 80], ["x" * 81, 5]),
     (

@@ -1,0 +1,286 @@
+"""``python -m coordinator``: what a person sees, and the exit code a script sees."""
+
+import pathlib
+import stat
+from collections.abc import Iterator
+
+import pytest
+import sqlalchemy as sa
+from typer.testing import CliRunner, Result
+
+from coordinator import __main__ as commands
+from coordinator import app as composition
+from coordinator.config import Settings
+from coordinator.domain.aggregation import Score
+from coordinator.store.engine import Store
+from coordinator.usecases import devices, tasks
+from tests.support.clock import ManualClock
+from tests.support.models import tiny_manifest, write_tiny_model
+
+PLAN = 'model = "tiny"\nrounds = 3\n[round]\ngoal = 2\nminimum = 1\n'
+
+
+@pytest.fixture(autouse=True)
+def _settings(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
+) -> Iterator[None]:
+    """Point every command at a folder of the test's own."""
+    for name in (*Settings.model_fields, "config"):
+        monkeypatch.delenv(f"SHOAL_{name.upper()}", raising=False)
+    write_tiny_model(tmp_path / "models")
+    monkeypatch.setenv("SHOAL_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("SHOAL_MODELS_DIR", str(tmp_path / "models"))
+    # What a process does once, or leaves to its end, would outlive the test.
+    monkeypatch.setattr(composition, "configure_logging", lambda _: None)
+    opened: list[Store] = []
+
+    def open_store(settings: Settings) -> Store:
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        opened.append(Store(settings.url))
+        return opened[-1]
+
+    monkeypatch.setattr(composition, "open_store", open_store)
+    yield
+    for store in opened:
+        store.close()
+
+
+@pytest.fixture
+def store(tmp_path: pathlib.Path) -> Iterator[Store]:
+    """The database that the commands work on."""
+    store = Store(f"sqlite:///{tmp_path / 'data' / 'coordinator.db'}")
+    yield store
+    store.close()
+
+
+def call(*arguments: str) -> Result:
+    return CliRunner().invoke(commands.cli, arguments)
+
+
+def must(*arguments: str) -> str:
+    """Call a command that succeeds. Returns what it prints."""
+    result = call(*arguments)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def assert_error(result: Result, *said: str) -> None:
+    """Insist on one clear line and the exit code of unusable settings."""
+    assert result.exit_code == composition.EXIT_UNUSABLE, repr(result.exception)
+    assert result.stderr.startswith("error: ")
+    assert "Traceback" not in result.stderr
+    for words in said:
+        assert words.lower() in result.stderr.lower()
+
+
+@pytest.fixture
+def plan_file(tmp_path: pathlib.Path) -> str:
+    path = tmp_path / "plan.toml"
+    path.write_text(PLAN)
+    return str(path)
+
+
+def test_migrate_makes_and_keeps_the_schema(tmp_path: pathlib.Path) -> None:
+    first = must("migrate")
+    again = must("migrate")
+
+    assert first == again
+    assert first.startswith("the database has schema ")
+    assert (tmp_path / "data" / "coordinator.db").is_file()
+
+
+def test_a_newer_schema_is_an_error(store: Store) -> None:
+    must("migrate")
+    with store.engine.begin() as connection:
+        connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
+
+    assert_error(call("tasks", "list"), "9999", "newer coordinator")
+
+
+def test_settings_are_listed_with_their_meaning(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SHOAL_PORT", "9000")
+
+    printed = must("settings")
+
+    assert "SHOAL_PORT = 9000  (default 8000)" in printed
+    for name, field in Settings.model_fields.items():
+        assert f"SHOAL_{name.upper()} = " in printed
+        assert field.description is not None
+        assert field.description in printed
+
+
+def test_settings_are_listed_without_passwords(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SHOAL_DATABASE_URL", "postgresql://ann:hunter2@host/name")
+
+    printed = must("settings")
+
+    assert "host/name" in printed
+    assert "hunter2" not in printed
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("SHOAL_PORT", "0", "port"),
+        ("SHOAL_PROT", "1", "SHOAL_PROT"),
+        ("SHOAL_DATABASE_URL", "no url", "database"),
+        ("SHOAL_DATABASE_URL", "mysql://127.0.0.1:1/name", "mysql"),
+        ("SHOAL_DATABASE_URL", "sqlite:////nowhere/at/all.db", "database"),
+    ],
+)
+def test_a_bad_setting_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str
+) -> None:
+    monkeypatch.setenv(name, value)
+
+    assert_error(call("tasks", "list"), said)
+
+
+def test_a_task_is_created_listed_shown_and_stopped(plan_file: str) -> None:
+    assert must("tasks", "list") == ""
+
+    assert must("tasks", "create", "first", "--plan", plan_file) == (
+        "task first runs from version 0\n"
+    )
+    assert must("tasks", "list") == (
+        "first: running, model tiny, 0/3 rounds, version 0\n"
+    )
+    shown = must("tasks", "show", "first")
+    assert shown.startswith("first: running\n")
+    assert '"rounds": 3' in shown
+    assert "round 1.1 (train): collecting, 0 accepted, 0 failed, 0 lapsed" in shown
+    assert shown.endswith("version 0:\n")
+
+    assert must("tasks", "stop", "first") == "task first is stopped\n"
+    assert "stopped" in must("tasks", "list")
+    assert "(an operator stopped it)" in must("tasks", "list")
+    shown = must("tasks", "show", "first")
+    assert "reason: an operator stopped it" in shown
+    assert "abandoned, 0 accepted, 0 failed, 0 lapsed, the task was stopped" in shown
+
+
+def test_figures_are_shown(store: Store, plan_file: str) -> None:
+    must("tasks", "create", "first", "--plan", plan_file)
+    tasks.record_held_out(
+        store,
+        task_id="first",
+        number=0,
+        score=Score(examples=10, loss=0.5, accuracy=0.875),
+        now=ManualClock().now(),
+    )
+
+    shown = must("tasks", "show", "first")
+
+    assert "version 0: held out loss 0.5000 accuracy 0.8750\n" in shown
+
+
+def test_a_task_that_cannot_be_is_an_error(
+    tmp_path: pathlib.Path, plan_file: str
+) -> None:
+    must("tasks", "create", "first", "--plan", plan_file)
+    path = tmp_path / "bad.toml"
+
+    assert_error(call("tasks", "create", "first", "--plan", plan_file), "first")
+    for text, said in (
+        (b'model = "none"', "none"),
+        (b"rounds = 0", "rounds"),
+        (b"[round]\ngoal = 1\n", "minimum"),
+        (b"unknown = 1", "unknown"),
+        (b"= 1", "not TOML"),
+    ):
+        path.write_bytes(text)
+        assert_error(call("tasks", "create", "second", "--plan", str(path)), said)
+    assert "second" not in must("tasks", "list")
+
+
+def test_a_plan_that_is_no_text_is_an_error(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "bad.toml"
+    path.write_bytes(b"\xff\xfe")
+
+    assert_error(call("tasks", "create", "first", "--plan", str(path)))
+
+
+@pytest.mark.parametrize("name", ["a task", "", "-", "a/b", "a" * 65], ids=repr)
+def test_a_name_that_no_url_can_hold_is_an_error(plan_file: str, name: str) -> None:
+    result = call("tasks", "create", "--plan", plan_file, "--", name)
+
+    assert result.exit_code != 0
+    assert must("tasks", "list") == ""
+
+
+def test_an_unknown_task_is_an_error() -> None:
+    assert_error(call("tasks", "show", "none"), "none")
+    assert_error(call("tasks", "stop", "none"), "none")
+
+
+def test_a_task_is_stopped_once(plan_file: str) -> None:
+    must("tasks", "create", "first", "--plan", plan_file)
+    must("tasks", "stop", "first")
+
+    assert_error(call("tasks", "stop", "first"), "stopped")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("tasks", "create", "first"),
+        ("tasks", "create", "first", "--plan", "nowhere.toml"),
+        ("tasks", "show"),
+        ("devices", "list", "--limit", "0"),
+        ("unknown",),
+    ],
+)
+def test_wrong_usage_has_a_code_of_its_own(arguments: tuple[str, ...]) -> None:
+    assert call(*arguments).exit_code == 2
+
+
+def test_models_are_registered_and_listed(
+    tmp_path: pathlib.Path, plan_file: str
+) -> None:
+    folder = write_tiny_model(tmp_path / "more", "other")
+
+    assert must("models", "list") == "tiny: 10 parameters, 0 versions\n"
+    for _ in range(2):
+        assert must("models", "register", str(folder)) == "model other: 10 parameters\n"
+    must("tasks", "create", "first", "--plan", plan_file)
+
+    assert must("models", "list") == (
+        "other: 10 parameters, 0 versions\ntiny: 10 parameters, 1 versions, newest 0\n"
+    )
+
+
+def test_a_model_that_cannot_be_is_an_error(tmp_path: pathlib.Path) -> None:
+    assert_error(call("models", "register", str(tmp_path / "nowhere")), "manifest.json")
+    folder = write_tiny_model(tmp_path / "more")
+    changed = tiny_manifest().model_copy(update={"description": "another"})
+    (folder / "manifest.json").write_bytes(changed.to_json())
+
+    assert_error(call("models", "register", str(folder)), "tiny")
+
+
+def test_devices_are_listed(store: Store) -> None:
+    must("migrate")
+    device, token = devices.enrol(
+        store, name="pixel", capabilities={}, now=ManualClock().now()
+    )
+
+    printed = must("devices", "list")
+
+    assert printed == (
+        f"{device.id} pixel: enrolled 2026-01-01 12:00:00, 0 results counted\n"
+    )
+    assert token not in printed
+
+
+def test_commands_make_the_operators_token_once(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "data" / composition.OPERATOR_TOKEN_FILE
+    must("tasks", "list")
+    token = path.read_text()
+    must("tasks", "list")
+
+    assert path.read_text() == token
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600

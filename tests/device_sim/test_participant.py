@@ -1,0 +1,261 @@
+"""One device, step by step: killed between steps, refused, cut off, vanishing."""
+
+import dataclasses
+from collections.abc import AsyncIterator
+
+import httpx
+import numpy as np
+import pytest
+
+from coordinator.protocol import encodings, paths, problems
+from coordinator.protocol.vocabulary import FailureReason, Kind
+from device_sim import behaviour, cache, client, trainer
+from device_sim.data import Shard
+from device_sim.participant import (
+    Action,
+    Done,
+    Participant,
+    Progressed,
+    State,
+    Step,
+    Vanished,
+)
+from tests.device_sim.fake_coordinator import FakeCoordinator
+
+
+@pytest.fixture(scope="module")
+def trainers() -> trainer.TrainerPool:
+    return trainer.TrainerPool(1)
+
+
+@pytest.fixture(scope="module")
+def shard() -> Shard:
+    rng = np.random.default_rng(3)
+    return Shard(
+        name="tester",
+        train_images=rng.integers(0, 256, (6, 28, 28), dtype=np.uint8),
+        train_labels=rng.integers(0, 10, 6, dtype=np.uint8),
+        test_images=rng.integers(0, 256, (3, 28, 28), dtype=np.uint8),
+        test_labels=rng.integers(0, 10, 3, dtype=np.uint8),
+    )
+
+
+class Bench:
+    """Makes participants that talk to one fake coordinator."""
+
+    def __init__(
+        self,
+        fake: FakeCoordinator,
+        trainers: trainer.TrainerPool,
+        shard: Shard,
+        http: httpx.AsyncClient,
+    ) -> None:
+        self.fake = fake
+        self.trainers = trainers
+        self.shard = shard
+        self.now_s = 0.0
+        self.calls = client.Client(
+            http,
+            jitter=np.random.default_rng(0),
+            sleep=self._sleep,
+            monotonic=lambda: self.now_s,
+        )
+
+    async def _sleep(self, seconds: float) -> None:
+        self.now_s += seconds
+
+    def participant(
+        self, state: State | None = None, dropout: float = 0.0
+    ) -> Participant:
+        return Participant(
+            index=0,
+            shard=self.shard,
+            calls=self.calls,
+            library=cache.Library(cache.DownloadCache(self.calls)),
+            trainers=self.trainers,
+            habits=behaviour.Behaviour(devices=2, dropout=dropout),
+            state=state,
+        )
+
+
+@pytest.fixture
+async def bench(trainers: trainer.TrainerPool, shard: Shard) -> AsyncIterator[Bench]:
+    fake = FakeCoordinator(rounds=2)
+    async with fake.client() as http:
+        yield Bench(fake, trainers, shard, http)
+
+
+async def steps_of(participant: Participant) -> list[Step]:
+    steps: list[Step] = []
+    while not steps or not isinstance(steps[-1], Done):
+        assert len(steps) < 40
+        steps.append(await participant.step())
+    return steps
+
+
+def actions(steps: list[Step]) -> list[Action]:
+    return [step.action for step in steps if isinstance(step, Progressed)]
+
+
+ROUND = [Action.CHECKED_IN, Action.DOWNLOADED, Action.TRAINED, Action.REPORTED]
+
+
+async def test_a_device_works_step_by_step_until_tasks_end(bench: Bench):
+    participant = bench.participant()
+    assert actions(await steps_of(participant)) == [Action.ENROLLED, *ROUND, *ROUND]
+    assert [number for _, number, _ in bench.fake.updates] == [1, 2]
+    assert participant.state.contributions == 2
+    assert bench.fake.updates[0][2] != bench.fake.updates[1][2]
+
+
+async def test_a_device_killed_between_any_two_steps_sends_the_same_bodies(
+    bench: Bench, trainers: trainer.TrainerPool, shard: Shard
+):
+    await steps_of(bench.participant())
+    expected = [(number, body) for _, number, body in bench.fake.updates]
+    fake = FakeCoordinator(rounds=2)
+    async with fake.client() as http:
+        other = Bench(fake, trainers, shard, http)
+        kept = State.new().to_json()
+        step: Step | None = None
+        while not isinstance(step, Done):  # a new process for every step
+            participant = other.participant(State.from_json(kept))
+            step = await participant.step()
+            if step != Progressed(action=Action.DOWNLOADED, assignment=_held(step)):
+                kept = participant.state.to_json()
+                continue
+            # Downloads are not part of the state: train in the same process, but
+            # killed once more before the result was kept.
+            await participant.step()
+            repeated = other.participant(State.from_json(kept))
+            await repeated.step()
+            await repeated.step()
+            kept = repeated.state.to_json()
+    assert [(number, body) for _, number, body in fake.updates] == expected
+    assert len(fake.names) == 1, "enrolled once"
+    assert len(fake.by_key) == 2, "one assignment a round"
+
+
+def _held(step: Step) -> object:
+    return step.assignment if isinstance(step, Progressed) else None
+
+
+async def test_a_lost_check_in_answer_is_asked_for_with_the_same_key(bench: Bench):
+    participant = bench.participant()
+    await participant.step()
+    before = participant.state
+    await participant.step()
+    assigned = participant.state.assignment
+    again = bench.participant(before)  # the answer never reached the disk
+    await again.step()
+    assert again.state.assignment == assigned
+    assert again.state.check_in_key == before.check_in_key
+    assert bench.fake.taken == {"tester-0": 1}
+
+
+async def test_a_state_hides_its_token_and_survives_json(bench: Bench):
+    participant = bench.participant()
+    for _ in range(4):
+        await participant.step()
+    state = participant.state
+    assert state.body is not None
+    assert State.from_json(state.to_json()) == state
+    assert state.token is not None
+    assert state.token not in repr(state)
+
+
+async def test_an_evaluation_is_scored_on_the_own_test_examples(
+    trainers: trainer.TrainerPool, shard: Shard
+):
+    fake = FakeCoordinator(kind=Kind.EVALUATE)
+    async with fake.client() as http:
+        steps = await steps_of(Bench(fake, trainers, shard, http).participant())
+    assert actions(steps)[-1] is Action.SCORED
+    (report,) = fake.evaluations
+    assert report.examples == 3
+    assert 0 <= report.correct <= 3
+    assert report.loss_sum > 0
+
+
+@pytest.mark.parametrize(
+    "kind", [problems.LEASE_LAPSED, problems.ROUND_CLOSED, problems.ALREADY_REPORTED]
+)
+async def test_an_assignment_that_is_over_is_left_without_a_failure_report(
+    bench: Bench, kind: problems.ProblemType
+):
+    bench.fake.refuse_reports_with = kind
+    steps = await steps_of(bench.participant())
+    assert actions(steps).count(Action.GAVE_UP) == 2
+    assert not bench.fake.failures
+
+
+async def test_another_refusal_is_reported_as_a_failure(bench: Bench):
+    bench.fake.refuse_reports_with = problems.WRONG_SHAPE
+    await steps_of(bench.participant())
+    assert {failure.reason for failure in bench.fake.failures} == {
+        FailureReason.REFUSED
+    }
+
+
+async def test_a_corrupt_download_is_reported_as_one(bench: Bench):
+    bench.fake.corrupt = True
+    steps = await steps_of(bench.participant())
+    assert Action.TRAINED not in actions(steps)
+    assert {failure.reason for failure in bench.fake.failures} == {
+        FailureReason.BAD_DOWNLOAD
+    }
+    assert not bench.fake.updates
+
+
+async def test_a_device_that_diverges_says_so_and_sends_nothing(bench: Bench):
+    manifest = bench.fake.manifest
+    huge = np.full(manifest.size, 1e30, np.float32)
+    bench.fake.files[paths.weights("cnn", 0)] = encodings.encode_weights(manifest, huge)
+    await steps_of(bench.participant())
+    assert {failure.reason for failure in bench.fake.failures} == {
+        FailureReason.NOT_FINITE
+    }
+    assert not bench.fake.updates
+
+
+async def test_a_device_that_vanishes_takes_its_place_and_is_silent(bench: Bench):
+    participant = bench.participant(dropout=0.5)
+    steps = await steps_of(participant)
+    vanished = [step for step in steps if isinstance(step, Vanished)]
+    habits = behaviour.Behaviour(devices=2, dropout=0.5)
+    expected = [
+        number
+        for number in (1, 2)
+        if habits.vanishes(round_number=number, attempt=1, device=0)
+    ]
+    assert [step.assignment.round for step in vanished] == expected
+    assert [number for _, number, _ in bench.fake.updates] == [
+        number for number in (1, 2) if number not in expected
+    ]
+    assert bench.fake.taken == {"tester-0": 3}
+    assert not bench.fake.failures
+
+
+async def test_a_report_is_not_tried_beyond_the_lease(
+    bench: Bench, trainers: trainer.TrainerPool, shard: Shard
+):
+    def lose_reports(request: httpx.Request) -> httpx.Response:
+        if request.url.path.endswith("/update"):
+            raise httpx.ConnectError("no route")
+        return bench.fake._answer(request)
+
+    transport = httpx.MockTransport(lose_reports)
+    async with httpx.AsyncClient(transport=transport, base_url="http://c.test") as http:
+        cut_off = Bench(bench.fake, trainers, shard, http)
+        participant = cut_off.participant()
+        for _ in range(5):
+            step = await participant.step()
+    assert isinstance(step, Progressed)
+    assert step.action is Action.GAVE_UP
+    assert "no route" in (step.why or "")
+    assert 50 < cut_off.now_s <= 60, "the lease is 60 s"
+    assert dataclasses.replace(participant.state, check_in_key="") == State(
+        check_in_key="",
+        device_id=participant.state.device_id,
+        token=participant.state.token,
+    )

@@ -1,0 +1,139 @@
+"""Training on the shipped artefact: alike on every thread, and only what was asked."""
+
+import asyncio
+
+import numpy as np
+import pytest
+
+from coordinator.protocol import encodings
+from coordinator.protocol.manifest import Vector
+from coordinator.protocol.plans import TrainingPlan
+from device_sim import trainer
+from tests.device_sim.fake_coordinator import FakeCoordinator
+
+PLAN = TrainingPlan(learning_rate=0.05, batch_size=4, epochs=2)
+
+
+@pytest.fixture(scope="module")
+def model() -> trainer.Model:
+    fake = FakeCoordinator()
+    graph = next(body for url, body in fake.files.items() if url.endswith(".tflite"))
+    return trainer.Model(
+        manifest=fake.manifest, graph=graph, sha256=fake.manifest.train.sha256
+    )
+
+
+@pytest.fixture(scope="module")
+def weights(model: trainer.Model) -> Vector:
+    return encodings.decode_weights(model.manifest, FakeCoordinator().weights)
+
+
+def examples(count: int, seed: int = 0) -> tuple[trainer.Images, trainer.Labels]:
+    rng = np.random.default_rng(seed)
+    x = rng.random((count, 28, 28, 1), dtype=np.float32)
+    return x, rng.integers(0, 10, count).astype(np.int32)
+
+
+def train(
+    own: trainer.Trainer,
+    weights: Vector,
+    plan: TrainingPlan = PLAN,
+    count: int = 10,
+    seed: int = 1,
+) -> trainer.Trained:
+    x, y = examples(count)
+    rng = np.random.default_rng(seed)
+    return own.train(x, y, weights=weights, plan=plan, rng=rng)
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_gives_others(
+    model: trainer.Model, weights: Vector
+):
+    first, second = trainer.Trainer(model), trainer.Trainer(model)
+    train(second, weights, count=17)  # what ran before must not show
+    assert train(first, weights).body == train(second, weights).body
+    assert train(first, weights, seed=2).body != train(first, weights).body
+
+
+async def test_threads_give_what_one_trainer_gives(
+    model: trainer.Model, weights: Vector
+):
+    counts = [5, 8, 13, 20] * 3
+    alone = [train(trainer.Trainer(model), weights, count=n).sha256 for n in counts]
+    pool = trainer.TrainerPool(3)
+    trained = await asyncio.gather(
+        *(
+            pool.run(model, lambda own, n=n: train(own, weights, count=n))
+            for n in counts
+        )
+    )
+    pool.close()
+    assert [one.sha256 for one in trained] == alone
+
+
+def test_an_update_says_what_was_done(model: trainer.Model, weights: Vector):
+    trained = train(trainer.Trainer(model), weights)
+    update = encodings.decode_update(model.manifest, trained.body, max_examples=10)
+    assert update.examples == trained.examples == 10
+    assert update.train_loss == pytest.approx(trained.loss)
+    assert 0 < update.train_loss < 10
+    assert 0 < np.abs(update.delta).max() < 1
+
+
+def test_at_most_max_examples_are_used(model: trainer.Model, weights: Vector):
+    plan = PLAN.model_copy(update={"max_examples": 6})
+    trained = train(trainer.Trainer(model), weights, plan)
+    assert trained.examples == 6
+
+
+def test_a_rate_that_is_too_high_is_said_to_diverge(
+    model: trainer.Model, weights: Vector
+):
+    plan = PLAN.model_copy(update={"learning_rate": 1e30, "epochs": 5})
+    with pytest.raises(trainer.TrainingDiverged, match=r"1e\+30"):
+        train(trainer.Trainer(model), weights, plan)
+
+
+def test_nothing_to_train_on_is_said(model: trainer.Model, weights: Vector):
+    with pytest.raises(trainer.NoExamples):
+        train(trainer.Trainer(model), weights, count=0)
+
+
+def test_a_graph_that_is_none_is_said(model: trainer.Model):
+    broken = trainer.Model(manifest=model.manifest, graph=b"no graph", sha256="x")
+    with pytest.raises(trainer.GraphFailed, match="does not load"):
+        trainer.Trainer(broken)
+
+
+def test_a_score_does_not_depend_on_the_chunks(model: trainer.Model, weights: Vector):
+    own = trainer.Trainer(model)
+    x, y = examples(260)  # one chunk and a rest
+    whole = own.score(x, y, weights=weights)
+    parts = [own.score(x[i : i + 65], y[i : i + 65], weights=weights) for i in (0, 65)]
+    rest = own.score(x[130:], y[130:], weights=weights)
+    assert whole.examples == 260
+    assert whole.correct == sum(part.correct for part in [*parts, rest])
+    assert whole.loss_sum == pytest.approx(
+        sum(part.loss_sum for part in [*parts, rest]), rel=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    ("count", "epochs", "size"), [(10, 1, 4), (8, 3, 4), (3, 2, 5)]
+)
+def test_every_epoch_visits_every_chosen_example_once(
+    count: int, epochs: int, size: int
+):
+    plan = TrainingPlan(batch_size=size, epochs=epochs)
+    chosen = np.arange(100, 100 + count)
+    index, mask = trainer.batches(chosen, plan, np.random.default_rng(0))
+    steps = -(-count // size)
+    assert index.shape == mask.shape == (steps * epochs, size)
+    orders = []
+    for epoch in range(epochs):
+        rows = slice(epoch * steps, (epoch + 1) * steps)
+        used = index[rows][mask[rows] == 1]
+        assert sorted(used) == list(chosen)
+        assert mask[rows].sum() == count
+        orders.append(tuple(used))
+    assert len(set(orders)) == epochs, "each epoch is shuffled anew"

@@ -1,0 +1,140 @@
+"""Blobs: whole or not there, and gone when they are no longer needed."""
+
+import os
+import pathlib
+
+import pytest
+
+from coordinator.protocol.digests import sha256_hex
+from coordinator.store.blobs import BlobStore
+
+
+@pytest.fixture
+def folder(tmp_path: pathlib.Path) -> pathlib.Path:
+    return tmp_path / "blobs"
+
+
+@pytest.fixture
+def blobs(folder: pathlib.Path) -> BlobStore:
+    return BlobStore(folder)
+
+
+def names(folder: pathlib.Path) -> list[str]:
+    return sorted(
+        str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()
+    )
+
+
+def test_bytes_are_kept_by_their_digest(blobs: BlobStore, folder: pathlib.Path) -> None:
+    sha256 = blobs.put(b"weights")
+
+    assert sha256 == sha256_hex(b"weights")
+    assert blobs.get(sha256) == b"weights"
+    assert names(folder) == [f"sha256/{sha256[:2]}/{sha256}"]
+
+
+def test_the_same_bytes_are_kept_once(blobs: BlobStore, folder: pathlib.Path) -> None:
+    sha256 = blobs.put(b"weights")
+    written = blobs.path(sha256).stat().st_mtime_ns, blobs.path(sha256).stat().st_ino
+
+    assert blobs.put(b"weights") == sha256
+
+    after = blobs.path(sha256).stat().st_mtime_ns, blobs.path(sha256).stat().st_ino
+    assert after == written
+    assert len(names(folder)) == 1
+
+
+def test_unknown_bytes_are_missing(blobs: BlobStore) -> None:
+    with pytest.raises(FileNotFoundError):
+        blobs.get(sha256_hex(b"never kept"))
+
+
+def test_a_write_that_fails_leaves_no_name(
+    blobs: BlobStore, folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write_half(path: pathlib.Path, content: bytes) -> int:
+        with path.open("wb") as file:
+            file.write(content[: len(content) // 2])
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pathlib.Path, "write_bytes", write_half)
+        with pytest.raises(OSError, match="no space"):
+            blobs.put(b"weights")
+
+    assert not blobs.path(sha256_hex(b"weights")).exists()
+    assert blobs.get(blobs.put(b"weights")) == b"weights"
+    assert [name for name in names(folder) if not name.startswith("incoming/")] == [
+        f"sha256/{sha256_hex(b'weights')[:2]}/{sha256_hex(b'weights')}"
+    ]
+
+
+def test_an_update_moves_to_its_round(blobs: BlobStore, folder: pathlib.Path) -> None:
+    incoming = blobs.new_incoming()
+    incoming.write_bytes(b"delta")
+
+    name = blobs.keep_update(
+        incoming, round_id=3, assignment_id="a" * 32, sha256=sha256_hex(b"delta")
+    )
+
+    assert blobs.map_update(name)[:] == b"delta"
+    assert names(folder) == [name]
+    assert name.startswith("updates/3/")
+
+
+def test_the_updates_of_one_round_are_deleted(
+    blobs: BlobStore, folder: pathlib.Path
+) -> None:
+    kept: list[str] = []
+    for round_id in (3, 4):
+        incoming = blobs.new_incoming()
+        incoming.write_bytes(b"delta")
+        kept.append(
+            blobs.keep_update(
+                incoming, round_id=round_id, assignment_id="a" * 32, sha256="b" * 64
+            )
+        )
+
+    blobs.delete_updates(3)
+    blobs.delete_updates(3)
+
+    assert names(folder) == [kept[1]]
+
+
+def test_a_refused_update_is_dropped_once_or_twice(
+    blobs: BlobStore, folder: pathlib.Path
+) -> None:
+    incoming = blobs.new_incoming()
+    incoming.write_bytes(b"delta")
+    name = blobs.keep_update(
+        incoming, round_id=3, assignment_id="a" * 32, sha256="b" * 64
+    )
+
+    blobs.drop_update(name)
+    blobs.drop_update(name)
+
+    assert names(folder) == []
+
+
+def test_what_never_became_whole_is_deleted_when_it_is_old(
+    blobs: BlobStore, folder: pathlib.Path
+) -> None:
+    old, young = blobs.new_incoming(), blobs.new_incoming()
+    for path, moment in ((old, 1_000.0), (young, 2_000.0)):
+        path.write_bytes(b"half")
+        os.utime(path, (moment, moment))
+
+    assert blobs.delete_stale_incoming(older_than=2_000.0) == 1
+
+    assert names(folder) == [f"incoming/{young.name}"]
+
+
+def test_a_folder_that_is_gone_is_not_writable(
+    blobs: BlobStore, folder: pathlib.Path
+) -> None:
+    assert blobs.is_writable()
+    assert names(folder) == []
+
+    (folder / "incoming").rmdir()
+
+    assert not blobs.is_writable()

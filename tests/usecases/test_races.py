@@ -1,0 +1,240 @@
+"""Many at once: never a place too many, and every result counted once."""
+
+import collections
+import datetime as dt
+import functools
+import itertools
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import pytest
+
+from coordinator.domain.errors import AlreadyReported, DomainError, LeaseLapsed
+from coordinator.domain.rounds import Phase
+from coordinator.protocol.digests import sha256_hex
+from coordinator.protocol.vocabulary import WaitReason
+from coordinator.store.engine import Store, Transaction
+from coordinator.usecases import participation
+from coordinator.usecases.check_in import Work
+from tests.support.federation import Federation, plan
+from tests.support.models import update_body
+
+T = TypeVar("T")
+THREADS = 16
+
+
+def at_once(calls: list[Callable[[], T]]) -> list[T | DomainError]:
+    """Run every call in a thread of its own, all let go at the same moment."""
+    gate = threading.Barrier(len(calls))
+
+    def run(call: Callable[[], T]) -> T | DomainError:
+        gate.wait(30)
+        try:
+            return call()
+        except DomainError as refusal:
+            return refusal
+
+    with ThreadPoolExecutor(len(calls)) as pool:
+        return list(pool.map(run, calls))
+
+
+def test_no_more_places_than_allowed(federation: Federation) -> None:
+    federation.start(settings=plan(goal=4, over_select=0.25))
+    devices = [federation.enrol() for _ in range(THREADS)]
+
+    answers = at_once(
+        [functools.partial(federation.check_in, device) for device in devices]
+    )
+
+    works = [answer for answer in answers if isinstance(answer, Work)]
+    assert len(works) == 5
+    assert len({work.assignment.id for work in works}) == 5
+    assert answers.count(WaitReason.ROUND_FULL) == THREADS - 5
+    assert federation.counts(works[0].round.id) == (5, 0, 0, 0)
+
+
+def test_one_device_that_asks_many_times_holds_one_place(
+    federation: Federation,
+) -> None:
+    federation.start(settings=plan(goal=4))
+    device = federation.enrol()
+
+    answers = at_once([lambda: federation.check_in(device) for _ in range(THREADS)])
+
+    works = [answer for answer in answers if isinstance(answer, Work)]
+    assert len(works) == THREADS
+    assert len({work.assignment.id for work in works}) == 1
+    assert federation.counts(works[0].round.id) == (1, 0, 0, 0)
+
+
+def test_the_goal_is_reached_once(federation: Federation) -> None:
+    federation.start(settings=plan(goal=4, over_select=3))
+    works = [federation.lease() for _ in range(THREADS)]
+
+    answers = at_once(
+        [
+            functools.partial(
+                federation.submit, work, update_body([float(number)] * 10)
+            )
+            for number, work in enumerate(works)
+        ]
+    )
+
+    outcomes = collections.Counter(type(answer).__name__ for answer in answers)
+    assert outcomes == {"Accepted": 4, "RoundClosed": THREADS - 4}
+    assert federation.phases() == [Phase.AGGREGATING]
+    assert federation.happenings().count("round_aggregating") == 1
+    assert len(federation.must_claim().updates) == 4
+    # What was refused left nothing behind.
+    updates = [name for name in federation.files() if name.startswith("updates/")]
+    assert len(updates) == 4
+    assert not [name for name in federation.files() if name.startswith("incoming/")]
+
+
+def test_one_update_that_is_sent_many_times_counts_once(
+    federation: Federation,
+) -> None:
+    federation.start(settings=plan(goal=4))
+    work = federation.lease()
+    body = update_body([1.0] * 10)
+
+    answers = at_once([lambda: federation.submit(work, body) for _ in range(THREADS)])
+
+    assert len(set(answers)) == 1
+    assert federation.counts(work.round.id) == (0, 1, 0, 0)
+    assert federation.happenings().count("result_accepted") == 1
+    (name,) = (name for name in federation.files() if name.startswith("updates/"))
+    assert federation.files()[name] == body
+
+
+def test_of_many_bodies_of_one_assignment_one_counts(federation: Federation) -> None:
+    federation.start(settings=plan(goal=4))
+    work = federation.lease()
+    bodies = [update_body([float(number)] * 10) for number in range(THREADS)]
+
+    answers = at_once(
+        [functools.partial(federation.submit, work, body) for body in bodies]
+    )
+
+    refused = [answer for answer in answers if isinstance(answer, AlreadyReported)]
+    (winner,) = (index for index, answer in enumerate(answers) if answer not in refused)
+    assert len(refused) == THREADS - 1
+    (name,) = (name for name in federation.files() if name.startswith("updates/"))
+    assert federation.files()[name] == bodies[winner]
+
+
+def test_one_worker_gets_the_round(federation: Federation) -> None:
+    federation.start(settings=plan(goal=1))
+    federation.take_part()
+
+    claims = at_once(
+        [
+            functools.partial(federation.claim, f"worker-{number}")
+            for number in range(THREADS)
+        ]
+    )
+
+    (claim,) = (claim for claim in claims if claim is not None)
+    assert not isinstance(claim, DomainError)
+    assert claim.round.claims == 1
+    assert federation.happenings().count("round_claimed") == 1
+
+
+def test_many_workers_end_a_round_once(federation: Federation) -> None:
+    federation.start(settings=plan(goal=4, minimum=2))
+    federation.lease()
+    federation.clock.advance(120)
+
+    changed = at_once([federation.advance for _ in range(THREADS)])
+
+    assert sum(count for count in changed if isinstance(count, int)) == 2
+    assert federation.phases() == [Phase.ABANDONED, Phase.COLLECTING]
+    assert federation.happenings().count("round_abandoned") == 1
+    assert federation.happenings().count("lease_lapsed") == 1
+
+
+def test_whole_rounds_go_through_with_everybody_at_once(
+    federation: Federation,
+) -> None:
+    goal, numbers = 8, itertools.count()
+    federation.start(settings=plan(goal=goal, rounds=2))
+    start = federation.weights(0)
+    devices = [federation.enrol() for _ in range(THREADS)]
+
+    def take_part(device: str) -> bool:
+        answer = federation.check_in(device)
+        if not isinstance(answer, Work):
+            return False
+        body = update_body([1.0] * 10, examples=1 + next(numbers))
+        federation.submit(answer, body)
+        return True
+
+    for number in (1, 2):
+        took_part = at_once(
+            [functools.partial(take_part, device) for device in devices]
+        )
+        assert took_part.count(True) == goal
+        assert federation.release(federation.must_claim()) == number
+
+    # Every delta is one, so is their mean, whatever the weights.
+    expected = start + 1 + 1
+    assert federation.weights(2).tolist() == expected.tolist()
+
+
+class Interrupted(Store):
+    """A store before whose next transaction something else happens."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.before: Callable[[], None] | None = None
+
+    def run(self, name: str, body: Callable[[Transaction], T]) -> T:
+        before, self.before = self.before, None
+        if before is not None:
+            before()
+        return super().run(name, body)
+
+
+def test_a_late_retry_does_not_take_the_accepted_body_away(
+    federation: Federation, database_url: str
+) -> None:
+    """A body that came in time waits for the database while its retry is refused."""
+    federation.start(settings=plan(goal=1))
+    work = federation.lease()
+    body = update_body([1.0] * 10)
+    arrived = federation.clock.now()
+    expected = participation.expect_update(
+        federation.store,
+        device_id=work.assignment.device_id,
+        assignment_id=work.assignment.id,
+        now=arrived,
+    )
+
+    def submit(store: Store, now: dt.datetime) -> participation.Accepted:
+        incoming = federation.blobs.new_incoming()
+        incoming.write_bytes(body)
+        return participation.submit_update(
+            store,
+            federation.blobs,
+            expected,
+            participation.Sent(
+                path=incoming, content_digest=sha256_hex(body), coding="identity"
+            ),
+            device_id=work.assignment.device_id,
+            assignment_id=work.assignment.id,
+            now=now,
+        )
+
+    def retry_too_late() -> None:
+        with pytest.raises(LeaseLapsed):
+            submit(federation.store, arrived + dt.timedelta(seconds=60))
+
+    waiting = Interrupted(database_url)
+    waiting.before = retry_too_late
+    accepted = submit(waiting, arrived)
+    waiting.close()
+
+    assert federation.files().get(accepted.update.blob) == body
+    assert federation.release(federation.must_claim()) == 1
