@@ -27,12 +27,12 @@ TASK = "kill"
 
 @pytest.fixture
 def coordinator(
-    tmp_path: pathlib.Path, process_database_url: str | None
+    tmp_path: pathlib.Path, empty_database_url: str
 ) -> Iterator[Coordinator]:
     write_wide_model(tmp_path / "models", SIZE)
     running = Coordinator(
         tmp_path,
-        database_url=process_database_url,
+        database_url=empty_database_url,
         models_dir=tmp_path / "models",
     )
     running.start("api")

@@ -1,6 +1,0 @@
-import pytest
-
-
-@pytest.fixture
-def process_database_url():
-    return None
