@@ -172,9 +172,9 @@ async def follow(
             version = round_.result_version
             if version is None or version in measured:
                 continue
-            down_now = bytes_down()
             score = await examiner.measure(version)
             await operator.report_held_out(version, score)
+            down_now = bytes_down()  # with the version itself
             on_measured(
                 Measured(
                     round=round_, held_out=score, bytes_down=down_now - down_before

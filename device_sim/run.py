@@ -83,9 +83,10 @@ def fit(plan: Plan, habits: behaviour.Behaviour) -> tuple[Plan, list[str]]:
             }
         )
         notes.append(
-            f"the plan's goal of {plan.round.goal} updates is lowered to {most}, which "
-            f"is how many of {habits.devices} devices report at dropout "
-            f"{habits.dropout:g}; its minimum is {rounds.minimum}"
+            f"the plan's goal of {plan.round.goal} updates is lowered to {most}: so "
+            f"many of {habits.devices} devices report"
+            + (f" at dropout {habits.dropout:g}" if habits.dropout else "")
+            + f"; its minimum is {rounds.minimum}"
         )
     evaluation = plan.evaluation
     if evaluation is not None and evaluation.goal > habits.devices:

@@ -21,6 +21,7 @@ from ai_edge_litert.interpreter import Interpreter
 from coordinator.protocol import digests, encodings
 from coordinator.protocol.manifest import Manifest, Vector
 from coordinator.protocol.plans import TrainingPlan
+from device_sim import augment
 
 Images = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int32]
@@ -119,7 +120,13 @@ class Trainer:
         if not examples:
             raise NoExamples("the shard holds no training examples")
         chosen = rng.permutation(len(x))[:examples]
+        if plan.max_shift:
+            x, y = augment.shifted_epochs(x[chosen], y[chosen], plan, rng)
+            chosen = np.arange(examples)
         index, mask = batches(chosen, plan, rng)
+        if plan.max_shift:  # every epoch has images of its own
+            epochs = index.reshape(plan.epochs, -1)
+            epochs += np.arange(0, len(x), examples, dtype=np.int32)[:, None]
         sums = _call(
             self._train,
             x=x,

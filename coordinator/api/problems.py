@@ -53,6 +53,7 @@ PROBLEMS: Final[Mapping[type[Exception], ProblemType]] = {
     errors.TaskUnknown: problems.TASK_UNKNOWN,
     errors.TaskExists: problems.TASK_EXISTS,
     errors.TaskEnded: problems.TASK_ENDED,
+    errors.UnsuitablePlan: problems.UNSUITABLE_PLAN,
     codings.UnsupportedCoding: problems.UNSUPPORTED_CODING,
     codings.BadCoding: problems.BAD_CODING,
     codings.InflatesTooFar: problems.INFLATES_TOO_FAR,

@@ -26,7 +26,12 @@ _STREAM_BATCH = 500
     paths.TASKS,
     status_code=201,
     response_model=operations.TaskState,
-    responses=refusals(*_OPERATOR, problems.MODEL_UNKNOWN, problems.TASK_EXISTS),
+    responses=refusals(
+        *_OPERATOR,
+        problems.MODEL_UNKNOWN,
+        problems.TASK_EXISTS,
+        problems.UNSUITABLE_PLAN,
+    ),
     summary="Start a task",
 )
 async def create_task(

@@ -7,7 +7,7 @@ DomainError
 +-- AssignmentUnknown, ForeignAssignment, WrongKind
 +-- LeaseLapsed, RoundClosed, AssignmentEnded, AlreadyReported
 +-- DigestMismatch, InvalidEvaluation
-+-- TaskUnknown, TaskExists, TaskEnded
++-- TaskUnknown, TaskExists, TaskEnded, UnsuitablePlan
 """
 
 
@@ -123,6 +123,10 @@ class TaskExists(DomainError):
 
     def __init__(self, task_id: str) -> None:
         super().__init__(f"a task is named {task_id!r} already")
+
+
+class UnsuitablePlan(DomainError):
+    """The plan asks for what its model cannot do."""
 
 
 class TaskEnded(DomainError):

@@ -3,10 +3,15 @@
 import dataclasses
 import datetime as dt
 import enum
+from typing import Final
 
 from coordinator.domain import rounds
+from coordinator.domain.errors import UnsuitablePlan
+from coordinator.protocol.manifest import Manifest
 from coordinator.protocol.plans import EvaluationPlan, Plan
 from coordinator.protocol.vocabulary import Kind
+
+_IMAGE_DIMENSIONS: Final = 3
 
 
 class Status(enum.StrEnum):
@@ -46,6 +51,20 @@ class Task:
         """Return the task as it stops."""
         return dataclasses.replace(
             self, status=Status.STOPPED, reason=reason, revision=self.revision + 1
+        )
+
+
+def insist_suitable(plan: Plan, manifest: Manifest) -> None:
+    """Check a plan against its model.
+
+    Raises:
+        UnsuitablePlan: It asks for what the model cannot do.
+    """
+    shape = manifest.input_shape
+    if plan.training.max_shift and len(shape) != _IMAGE_DIMENSIONS:
+        raise UnsuitablePlan(
+            f"max_shift {plan.training.max_shift} needs images of height, width and "
+            f"channels, examples of model {manifest.model} have shape {shape}"
         )
 
 

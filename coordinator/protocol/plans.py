@@ -24,6 +24,13 @@ class TrainingPlan(Record):
     )
     batch_size: int = Field(20, ge=1, le=1024, description="Examples a step.")
     epochs: int = Field(1, ge=1, le=100, description="Passes over the examples.")
+    max_shift: int = Field(
+        0,
+        ge=0,
+        le=8,
+        description="Augmentation: in every epoch each image is moved by up to so many "
+        "pixels, drawn anew, each way; what comes in is 0.",
+    )
     max_examples: int = Field(
         10_000,
         ge=1,

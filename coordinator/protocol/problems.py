@@ -173,6 +173,11 @@ INVALID_EVALUATION = _problem(
 # Operator
 TASK_UNKNOWN = _problem("task-unknown", _S.NOT_FOUND, "No such task")
 TASK_EXISTS = _problem("task-exists", _S.CONFLICT, "A task has this name already")
+UNSUITABLE_PLAN = _problem(
+    "unsuitable-plan",
+    _S.UNPROCESSABLE_ENTITY,
+    "The plan asks for what its model cannot do",
+)
 TASK_ENDED = _problem("task-ended", _S.CONFLICT, "The task has ended")
 
 ALL: Final[tuple[ProblemType, ...]] = tuple(

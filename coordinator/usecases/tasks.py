@@ -59,8 +59,10 @@ def create(
     Raises:
         ModelUnknown: The plan names a model that is not registered.
         TaskExists: The id is taken.
+        UnsuitablePlan: The plan asks for what the model cannot do.
     """
     model = store.read(lambda tx: models.get(tx, plan.model))
+    task_policy.insist_suitable(plan, model.manifest)
     weights = draw_weights(model.manifest, plan.seed)
     body_bytes = encodings.encode_weights(model.manifest, weights)
     weights_sha256 = blobs.put(body_bytes)
