@@ -219,6 +219,7 @@ class Run:
                 await self._operate(parts, token)
                 living.cancel()
             ticking.cancel()
+        self._progress.present(self._present)  # what the table keeps
         tally = parts.swarm.tally
         self._progress.note(
             f"{tally.enrolled} devices sent {tally.updates} updates and "
@@ -331,6 +332,10 @@ class Run:
         training = [r for r in state.open_rounds if r.kind is Kind.TRAIN]
         scoring = [r for r in state.open_rounds if r.kind is Kind.EVALUATE]
         present = dataclasses.replace(self._present, rounds=state.plan.rounds)
+        if not state.open_rounds:
+            present = dataclasses.replace(
+                present, phase=state.status, assigned=0, reported=0, accepted=0, goal=0
+            )
         for round_ in training[:1] or scoring[:1]:
             present = dataclasses.replace(
                 present,

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from ai_edge_litert.interpreter import Interpreter
 
-from coordinator.protocol import digests, encodings
+from coordinator.protocol import allocator, digests, encodings
 from coordinator.protocol.manifest import Manifest, Vector
 from coordinator.protocol.plans import TrainingPlan
 from device_sim import augment
@@ -211,6 +211,7 @@ class TrainerPool:
     """Threads that each keep one interpreter a model."""
 
     def __init__(self, threads: int | None = None) -> None:
+        allocator.keep_freed_memory()  # a delta and a body for every device and round
         self.threads = threads or os.cpu_count() or 1
         self._pool = concurrent.futures.ThreadPoolExecutor(
             self.threads, thread_name_prefix="trainer"

@@ -10,7 +10,6 @@ from collections.abc import Awaitable, Callable
 
 from starlette.concurrency import run_in_threadpool
 
-from coordinator.domain.events import MAKES_WORK
 from coordinator.store.engine import Store
 from coordinator.usecases import tasks
 
@@ -85,15 +84,14 @@ class Watcher:
         self._seen = await run_in_threadpool(tasks.last_event_id, self._store)
 
     async def _look(self) -> None:
-        new = await run_in_threadpool(
-            tasks.list_events, self._store, after=self._seen, limit=10_000
+        newest, work = await run_in_threadpool(
+            tasks.newest_events, self._store, after=self._seen
         )
-        if not new:
+        if not newest:
             return
         async with self._news:
-            self._seen = new[-1].id
-            work = [event.id for event in new if event.happening in MAKES_WORK]
-            self._work = max([self._work, *work])
+            self._seen = newest
+            self._work = max(self._work, work)
             self._news.notify_all()
 
     async def _wait(self, happened: Callable[[], bool], timeout_s: float) -> None:

@@ -5,12 +5,16 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from coordinator.domain.events import Happening, Recorded
+from coordinator.domain.events import MAKES_WORK, Happening, Recorded
 from coordinator.store.engine import Transaction
 from coordinator.store.tables import events
 
 _INSERT: Final = events.insert().inline()
 _LAST: Final = sa.select(sa.func.max(events.c.id))
+_NEWEST: Final = sa.select(
+    sa.func.max(events.c.id),
+    sa.func.max(sa.case((events.c.type.in_(sorted(MAKES_WORK)), events.c.id))),
+).where(events.c.id > sa.bindparam("after"))
 _AFTER: Final = (
     sa.select(events)
     .where(events.c.id > sa.bindparam("after"))
@@ -45,6 +49,15 @@ def last_id(tx: Transaction) -> int:
     """Return the id of the newest event, 0 if there is none."""
     last: int | None = tx.connection.execute(_LAST).scalar_one()
     return last or 0
+
+
+def newest(tx: Transaction, event_id: int) -> tuple[int, int]:
+    """Return the ids of the newest event and of the newest that may have made work.
+
+    Only events newer than ``event_id`` count; 0 where there is none.
+    """
+    last, work = tx.connection.execute(_NEWEST, {"after": event_id}).one()
+    return last or 0, work or 0
 
 
 def after(tx: Transaction, event_id: int, *, limit: int) -> list[Recorded]:

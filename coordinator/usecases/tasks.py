@@ -217,6 +217,14 @@ def list_events(store: Store, *, after: int, limit: int) -> list[Recorded]:
     return store.read(lambda tx: events.after(tx, after, limit=limit))
 
 
+def newest_events(store: Store, *, after: int) -> tuple[int, int]:
+    """Return ids of the newest event and of the newest that may have made work.
+
+    Only events newer than ``after`` count; 0 where there is none.
+    """
+    return store.read(lambda tx: events.newest(tx, after))
+
+
 def last_event_id(store: Store) -> int:
     """Return the id of the newest event, 0 if there is none."""
     return store.read(events.last_id)
