@@ -78,7 +78,7 @@ async def _measure(
             Participant(
                 index=index,
                 shard=shard,
-                calls=await connector.device_client(),
+                calls=await connector.client(),
                 library=library,
                 trainers=trainers,
                 habits=behaviour.Behaviour(devices=_DEVICES),

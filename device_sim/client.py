@@ -15,7 +15,6 @@ import contextlib
 import dataclasses
 import email.utils
 import time
-import urllib.request
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, Self, TypeVar
 
@@ -25,7 +24,6 @@ import pydantic
 
 from coordinator.protocol import digests, messages, paths, problems
 from coordinator.protocol.manifest import Record
-from device_sim.direct import DirectTransport
 
 _RETRY_TYPES: Final = frozenset(kind.type for kind in problems.ALL if kind.retry)
 _RETRY_STATUS: Final = frozenset({408, 425, 429})
@@ -322,8 +320,6 @@ class Connector:
         self._jitter = np.random.default_rng()
         # One for all: reading the machine's certificates takes 10 ms.
         self._tls = httpx.create_ssl_context(trust_env=trusts_environment)
-        proxies = urllib.request.getproxies() if trusts_environment else {}
-        self._is_direct = httpx.URL(url).scheme == "http" and not proxies
         self._opened = contextlib.AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -334,31 +330,14 @@ class Connector:
         """Close every connection."""
         await self._opened.aclose()
 
-    async def device_client(self) -> Client:
-        """Return a new client for a device's small answers.
-
-        It is closed with the connector.
-        """
-        if not self._is_direct:
-            return await self.client()
-        return await self._open(
-            httpx.AsyncClient(
-                base_url=self._url, timeout=_TIMEOUT, transport=DirectTransport()
-            )
-        )
-
     async def client(self) -> Client:
         """Return a new client; it is closed with the connector."""
-        return await self._open(
-            httpx.AsyncClient(
-                base_url=self._url,
-                timeout=_TIMEOUT,
-                trust_env=self._trusts_environment,
-                verify=self._tls,
-            )
+        http = httpx.AsyncClient(
+            base_url=self._url,
+            timeout=_TIMEOUT,
+            trust_env=self._trusts_environment,
+            verify=self._tls,
         )
-
-    async def _open(self, http: httpx.AsyncClient) -> Client:
         return Client(
             await self._opened.enter_async_context(http),
             jitter=self._jitter,

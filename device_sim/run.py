@@ -190,7 +190,7 @@ class Run:
     ) -> Sequence[Participant]:
         participants = []
         for index, shard in enumerate(federation.shards):
-            calls = await connector.device_client()
+            calls = await connector.client()
             own = library
             if not self._settings.shares_downloads:
                 own = cache.Library(cache.DownloadCache(await connector.client()))
