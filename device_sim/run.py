@@ -296,6 +296,13 @@ class Run:
                 f"accuracy on {examiner.examples} held-out examples: {accuracy:.4f}, "
                 f"after {len(self._rows)} rounds in {result.seconds:.1f} s"
             )
+        if federated and (newest := max(filter(None, federated))):
+            score = federated[newest]
+            self._progress.note(
+                f"federated evaluation after round {newest}: accuracy "
+                f"{score.accuracy:.4f}, loss {score.loss:.4f} on {score.examples} "
+                "examples that never left their devices"
+            )
         reference = state.plan.reference
         if reference is not None:
             self._progress.note(
