@@ -6,6 +6,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from coordinator.domain.events import MAKES_WORK, Happening, Recorded
+from coordinator.domain.rounds import Round
 from coordinator.store.engine import Transaction
 from coordinator.store.tables import events
 
@@ -43,6 +44,18 @@ def append(
             "data": data,
         },
     )
+
+
+def append_of(
+    tx: Transaction,
+    happening: Happening,
+    round_: Round,
+    *,
+    now: dt.datetime,
+    **data: Any,  # noqa: ANN401 - any JSON
+) -> None:
+    """Add one event of a round."""
+    append(tx, happening, now=now, task=round_.task, round_id=round_.id, **data)
 
 
 def last_id(tx: Transaction) -> int:

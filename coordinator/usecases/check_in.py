@@ -121,12 +121,11 @@ def _note(
     round_: Round,
     now: dt.datetime,
 ) -> None:
-    events.append(
+    events.append_of(
         tx,
         happening,
+        round_,
         now=now,
-        task=round_.task,
-        round_id=round_.id,
         device=assignment.device_id,
         assignment=assignment.id,
         **({"kind": round_.kind} if round_.kind is Kind.EVALUATE else {}),

@@ -259,12 +259,11 @@ def report_failure(
             return assignment.ended_at
         ended = assignment.ended(State.FAILED, now=now, failure=reason)
         assignments.end(tx, ended, failure_detail=detail)
-        events.append(
+        events.append_of(
             tx,
             Happening.DEVICE_FAILED,
+            round_,
             now=now,
-            task=round_.task,
-            round_id=round_.id,
             device=device_id,
             assignment=assignment_id,
             reason=reason,
@@ -309,12 +308,11 @@ def _note_result(
     now: dt.datetime,
     **data: int,
 ) -> None:
-    events.append(
+    events.append_of(
         tx,
         Happening.RESULT_ACCEPTED,
+        round_,
         now=now,
-        task=round_.task,
-        round_id=round_.id,
         device=assignment.device_id,
         assignment=assignment.id,
         **data,
@@ -325,11 +323,10 @@ def _close_at_goal(tx: Transaction, round_: Round, now: dt.datetime) -> None:
     accepted = assignments.count_accepted(tx, round_.id)
     if due_event(round_, now=now, accepted=accepted) is Event.GOAL_REACHED:
         rounds.replace(tx, round_.after(Event.GOAL_REACHED, now=now))
-        events.append(
+        events.append_of(
             tx,
             Happening.ROUND_AGGREGATING,
+            round_,
             now=now,
-            task=round_.task,
-            round_id=round_.id,
             accepted=accepted,
         )

@@ -132,12 +132,11 @@ def _release_version(
             models.put_score(tx, version, "train", score, devices=len(claim.updates))
         task = tasks.get(tx, claim.task.id).after_commit(version.number)
         tasks.replace(tx, task)
-        events.append(
+        events.append_of(
             tx,
             Happening.VERSION_PUBLISHED,
+            claim.round,
             now=now,
-            task=task.id,
-            round_id=claim.round.id,
             version=version.number,
         )
         _open_next(tx, task, now=now)
@@ -154,12 +153,11 @@ def _release_evaluation(store: Store, claim: Claim, *, now: dt.datetime) -> None
         accepted = assignments.counts(tx, claim.round.id, now).accepted
         models.put_score(tx, claim.base, "federated", score, devices=accepted)
         _commit_round(tx, claim, result_version=None, now=now)
-        events.append(
+        events.append_of(
             tx,
             Happening.VERSION_SCORED,
+            claim.round,
             now=now,
-            task=claim.task.id,
-            round_id=claim.round.id,
             version=claim.base.number,
             source="federated",
             accuracy=score.accuracy,
@@ -180,12 +178,11 @@ def _commit_round(
     rounds.replace(tx, committed)
     for assignment in assignments.leased_in(tx, claim.round.id):
         assignments.end(tx, assignment.ended(State.LAPSED, now=now))
-    events.append(
+    events.append_of(
         tx,
         Happening.ROUND_COMMITTED,
+        claim.round,
         now=now,
-        task=claim.task.id,
-        round_id=claim.round.id,
         version=result_version,
     )
 

@@ -81,12 +81,11 @@ def claim(store: Store, *, worker: str, now: dt.datetime) -> Claim | None:
             return None
         claimed = round_.after(Event.CLAIMED, now=now, owner=worker)
         rounds.replace(tx, claimed)
-        events.append(
+        events.append_of(
             tx,
             Happening.ROUND_CLAIMED,
+            round_,
             now=now,
-            task=round_.task,
-            round_id=round_.id,
             worker=worker,
         )
         return Claim(
@@ -168,12 +167,11 @@ def abandon(
     """End a round without a result; try it again, or stop the task, saying why."""
     rounds.replace(tx, round_.after(event, now=now, reason=reason))
     _lapse_rest(tx, round_, now)
-    events.append(
+    events.append_of(
         tx,
         Happening.ROUND_ABANDONED,
+        round_,
         now=now,
-        task=round_.task,
-        round_id=round_.id,
         reason=reason,
     )
     task = tasks.get(tx, round_.task)
@@ -229,12 +227,11 @@ def _lapse_leases(tx: Transaction, now: dt.datetime) -> int:
     for assignment in expired:
         assignments.end(tx, assignment.ended(State.LAPSED, now=now))
         round_ = rounds.peek(tx, assignment.round_id)
-        events.append(
+        events.append_of(
             tx,
             Happening.LEASE_LAPSED,
+            round_,
             now=now,
-            task=round_.task,
-            round_id=round_.id,
             device=assignment.device_id,
             assignment=assignment.id,
         )
@@ -260,12 +257,11 @@ def _end_if_due(tx: Transaction, round_id: int, now: dt.datetime) -> bool:
         abandon(tx, round_, event, reason, now=now)
         return True
     rounds.replace(tx, round_.after(event, now=now))
-    events.append(
+    events.append_of(
         tx,
         Happening.ROUND_AGGREGATING,
+        round_,
         now=now,
-        task=round_.task,
-        round_id=round_.id,
         accepted=accepted,
     )
     return True

@@ -55,6 +55,42 @@ def test_the_same_seed_gives_the_same_bytes_and_another_gives_others(
     assert train(first, weights, seed=2).body != train(first, weights).body
 
 
+def test_each_epoch_trains_on_images_moved_for_it(
+    model: trainer.Model, weights: Vector, monkeypatch: pytest.MonkeyPatch
+):
+    own = trainer.Trainer(model)
+    plan = PLAN.model_copy(update={"epochs": 3, "max_shift": 2})
+    seen = {}
+
+    def watch(**inputs: np.ndarray) -> dict[str, np.ndarray]:
+        seen.update(inputs)
+        return run(**inputs)
+
+    run = own._train
+    monkeypatch.setattr(own, "_train", watch)
+    trained = train(own, weights, plan)
+
+    assert seen["x"].shape == (30, 28, 28, 1)
+    for epoch in range(3):
+        rows = seen["index"].reshape(3, -1)[epoch][
+            seen["mask"].reshape(3, -1)[epoch] > 0
+        ]
+        assert sorted(rows) == list(range(10 * epoch, 10 * epoch + 10))
+    x, y = examples(10)
+    for image, label in zip(seen["x"], seen["y"], strict=True):
+        middle = image[4:-4, 4:-4]
+        assert any(
+            label == own_label
+            and any(
+                np.array_equal(middle, own_image[4 + i : 24 + i, 4 + j : 24 + j])
+                for i in range(-2, 3)
+                for j in range(-2, 3)
+            )
+            for own_image, own_label in zip(x, y, strict=True)
+        )
+    assert trained.body != train(own, weights).body
+
+
 async def test_threads_give_what_one_trainer_gives(
     model: trainer.Model, weights: Vector
 ):

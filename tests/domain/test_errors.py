@@ -30,6 +30,7 @@ MESSAGES: list[tuple[DomainError, str]] = [
     (errors.TaskUnknown("t"), "no task is named 't'"),
     (errors.TaskExists("t"), "a task is named 't' already"),
     (errors.TaskEnded("t", "finished"), "task 't' has finished"),
+    (errors.UnsuitablePlan("max_shift needs images"), "max_shift needs images"),
 ]
 
 

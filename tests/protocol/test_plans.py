@@ -25,6 +25,7 @@ BOUNDS: dict[str, tuple[float, float, float | None, float | None]] = {
     "training.learning_rate": (TINY, 0, 10, 10.001),
     "training.batch_size": (1, 0, 1024, 1025),
     "training.epochs": (1, 0, 100, 101),
+    "training.max_shift": (0, -1, 8, 9),
     "training.max_examples": (1, 0, MAX_EXAMPLES, MAX_EXAMPLES + 1),
     "server.learning_rate": (TINY, 0, 100, 100.1),
     "server.momentum": (0, -TINY, 1 - 2**-53, 1),

@@ -12,12 +12,14 @@ from coordinator.domain.errors import (
     TaskExists,
     TaskUnknown,
     Unauthenticated,
+    UnsuitablePlan,
     VersionUnknown,
 )
 from coordinator.domain.initialization import draw_weights
 from coordinator.domain.rounds import Phase
 from coordinator.domain.tasks import Status
 from coordinator.protocol.digests import sha256_hex
+from coordinator.protocol.plans import TrainingPlan
 from coordinator.usecases import devices, models, tasks
 from tests.support.federation import Federation, plan
 from tests.support.models import INFER, TRAIN, tiny_manifest
@@ -64,6 +66,24 @@ def test_a_task_needs_a_registered_model(federation: Federation) -> None:
         )
 
     assert federation.rows() == before
+
+
+def test_only_images_can_be_moved(federation: Federation) -> None:
+    federation.register()
+    before = federation.state()
+    moving = TrainingPlan(max_shift=1)
+    unsuitable = plan().model_copy(update={"training": moving})
+
+    with pytest.raises(UnsuitablePlan, match=r"shape \(2,\)"):
+        tasks.create(
+            federation.store,
+            federation.blobs,
+            task_id="task",
+            plan=unsuitable,
+            now=federation.clock.now(),
+        )
+
+    assert federation.state() == before
 
 
 def test_a_task_is_started_once(federation: Federation) -> None:
