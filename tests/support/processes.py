@@ -121,6 +121,10 @@ class Coordinator:
         if role == "api":
             wait_until(self.is_ready, "the API")
 
+    def pid(self, role: str) -> int:
+        """Process id of ``api`` or ``worker``."""
+        return self._processes[role].pid
+
     def kill(self, role: str) -> None:
         """Kill without a word: SIGKILL."""
         process = self._processes.pop(role)
