@@ -138,6 +138,7 @@ def serve(settings: Settings, *, with_worker: bool) -> None:
         http="httptools",
         log_config=None,
         access_log=False,
+        proxy_headers=False,  # who calls is told by tokens, not by addresses
         timeout_graceful_shutdown=5,
         timeout_keep_alive=75,
     )

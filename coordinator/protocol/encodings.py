@@ -18,6 +18,8 @@ from coordinator.protocol.manifest import Manifest, TensorSpec, Vector
 
 MAX_EXAMPLES: Final = 1 << 28  # so that example count times float32 is exact in float64
 MAX_LOSS: Final = 1e9  # keeps sums over any number of devices finite
+_METADATA_BYTES: Final = 2048
+_ENTRY_BYTES: Final = 512
 F32: Final = "f32"
 ENCODINGS: Final = (F32,)
 
@@ -144,8 +146,9 @@ def decode_weights(manifest: Manifest, body: Bytes) -> Vector:
 
 def max_update_bytes(manifest: Manifest) -> int:
     """Return the size in bytes that no well-formed update of this model exceeds."""
-    header = len(_header(manifest.trainable, {})) + 1024
-    return header + 4 * manifest.trainable_size
+    # A tensor's entry is its name and under 200 bytes of shape and offsets.
+    entries = sum(_ENTRY_BYTES + len(spec.name) for spec in manifest.trainable)
+    return _METADATA_BYTES + entries + 4 * manifest.trainable_size
 
 
 def _delta(manifest: Manifest, container: tensors.Container) -> Vector:
