@@ -65,7 +65,8 @@ class Settings(pydantic_settings.BaseSettings):
         0.02,
         gt=0,
         le=60,
-        description="Seconds between two looks of an idle worker at the database.",
+        description="Seconds between two looks of an idle worker at the database; ten "
+        "times as long while no round is open.",
     )
     watch_interval_s: float = Field(
         0.02,

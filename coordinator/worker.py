@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 
 _RENEW_AFTER: Final = dt.timedelta(seconds=5)
 _AFTER_FAILURE_S: Final = 1.0
+_REST_WITHOUT_ROUNDS: Final = 10
 _STALE_INCOMING: Final = dt.timedelta(hours=1)
 
 
@@ -75,13 +76,18 @@ class Worker:
         self._blobs.delete_stale_incoming(older_than=stale.timestamp())
         while not stop.is_set():
             try:
-                busy = self.step()
+                rest_s = 0.0 if self.step() else self._pause_s()
             except Exception:  # the edge of the loop
                 log.exception("worker %s failed and goes on", self._name)
                 stop.wait(_AFTER_FAILURE_S)
                 continue
-            if not busy:
-                stop.wait(self._interval_s)
+            if rest_s:
+                stop.wait(rest_s)
+
+    def _pause_s(self) -> float:
+        """How long to rest: nothing is urgent where no round is open."""
+        is_open = rounds.any_open(self._store)
+        return self._interval_s * (1 if is_open else _REST_WITHOUT_ROUNDS)
 
     def step(self) -> bool:
         """Do what is due now. Returns whether there was anything."""

@@ -37,6 +37,11 @@ class Claim:
     results: int  #: accepted, updates or evaluations
 
 
+def any_open(store: Store) -> bool:
+    """Return whether there is a round that something may happen to."""
+    return bool(store.read(rounds.unfinished))
+
+
 def advance(store: Store, *, now: dt.datetime) -> int:
     """Lapse leases and end phases whose time has come.
 

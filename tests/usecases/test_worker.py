@@ -252,3 +252,22 @@ def test_at_its_start_a_worker_deletes_what_never_became_whole(
     worker(federation).run(stopped)
 
     assert [path.exists() for path in paths] == [False, True]
+
+
+@pytest.mark.parametrize("is_open", [True, False])
+def test_a_worker_rests_longer_while_no_round_is_open(
+    federation: Federation, *, is_open: bool
+) -> None:
+    if is_open:
+        federation.start()
+    rests: list[float] = []
+
+    class Rest(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            rests.append(timeout or 0.0)
+            self.set()
+            return True
+
+    worker(federation).run(Rest())
+
+    assert rests == [0.001 if is_open else 0.01]
