@@ -39,7 +39,22 @@ class TrainingPlan(Record):
     )
 
 
-class RoundPlan(Record):
+class _Collection(Record):
+    """What every kind of round has: results enough to close, and to be of use."""
+
+    goal: int
+    minimum: int
+
+    @pydantic.model_validator(mode="after")
+    def _minimum_within_goal(self) -> Self:
+        if self.minimum > self.goal:
+            raise ValueError(
+                f"minimum must be at most the goal {self.goal}, got {self.minimum}"
+            )
+        return self
+
+
+class RoundPlan(_Collection):
     """When a round has enough updates, and how long it waits for them."""
 
     goal: int = Field(
@@ -73,14 +88,6 @@ class RoundPlan(Record):
         3, ge=1, le=100, description="Abandoned attempts until the task stops."
     )
 
-    @pydantic.model_validator(mode="after")
-    def _minimum_within_goal(self) -> Self:
-        if self.minimum > self.goal:
-            raise ValueError(
-                f"minimum must be at most the goal {self.goal}, got {self.minimum}"
-            )
-        return self
-
 
 class ServerPlan(Record):
     """The server step: ``-aggregate`` is the gradient of this optimizer.
@@ -111,7 +118,7 @@ class ServerPlan(Record):
         return self
 
 
-class EvaluationPlan(Record):
+class EvaluationPlan(_Collection):
     """Federated evaluation: devices score a version on their own test examples."""
 
     every: int = Field(
@@ -135,14 +142,6 @@ class EvaluationPlan(Record):
         allow_inf_nan=False,
         description="Seconds after its opening at which an evaluation ends.",
     )
-
-    @pydantic.model_validator(mode="after")
-    def _minimum_within_goal(self) -> Self:
-        if self.minimum > self.goal:
-            raise ValueError(
-                f"minimum must be at most the goal {self.goal}, got {self.minimum}"
-            )
-        return self
 
 
 class Reference(Record):

@@ -9,7 +9,6 @@ import numpy.typing as npt
 
 from coordinator.domain import tasks as task_policy
 from coordinator.domain.aggregation import train_score
-from coordinator.domain.assignments import State
 from coordinator.domain.events import Happening
 from coordinator.domain.models import Version
 from coordinator.domain.rounds import Event
@@ -21,7 +20,7 @@ from coordinator.protocol.vocabulary import Kind
 from coordinator.store import assignments, events, models, rounds, tasks
 from coordinator.store.blobs import BlobStore
 from coordinator.store.engine import Store, Transaction
-from coordinator.usecases.rounds import Claim, open_round
+from coordinator.usecases.rounds import Claim, lapse_rest, open_round
 
 
 class Compute(Protocol):
@@ -176,8 +175,7 @@ def _commit_round(
         Event.RELEASED, now=now, result_version=result_version
     )
     rounds.replace(tx, committed)
-    for assignment in assignments.leased_in(tx, claim.round.id):
-        assignments.end(tx, assignment.ended(State.LAPSED, now=now))
+    lapse_rest(tx, claim.round, now)
     events.append_of(
         tx,
         Happening.ROUND_COMMITTED,

@@ -171,7 +171,7 @@ def abandon(
 ) -> None:
     """End a round without a result; try it again, or stop the task, saying why."""
     rounds.replace(tx, round_.after(event, now=now, reason=reason))
-    _lapse_rest(tx, round_, now)
+    lapse_rest(tx, round_, now)
     events.append_of(
         tx,
         Happening.ROUND_ABANDONED,
@@ -243,7 +243,8 @@ def _lapse_leases(tx: Transaction, now: dt.datetime) -> int:
     return len(expired)
 
 
-def _lapse_rest(tx: Transaction, round_: Round, now: dt.datetime) -> None:
+def lapse_rest(tx: Transaction, round_: Round, now: dt.datetime) -> None:
+    """End the leases that a round leaves behind when it ends."""
     for assignment in assignments.leased_in(tx, round_.id):
         assignments.end(tx, assignment.ended(State.LAPSED, now=now))
 

@@ -93,7 +93,7 @@ def _read(path: pathlib.Path) -> Mapping[str, npt.NDArray[Any]]:
         TypeError,  # a lone array cannot be opened by ``with``
         zipfile.BadZipFile,
         zlib.error,
-        NotImplementedError,
+        NotImplementedError,  # zipfile: a compression that it does not know
     ) as error:
         raise DataError(
             f"{path} is not a readable npz file ({error}): it may be cut short or of "
