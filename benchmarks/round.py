@@ -18,8 +18,9 @@ import numpy as np
 import numpy.typing as npt
 import typer
 
+from coordinator.protocol import deltas
 from coordinator.protocol.manifest import Vector
-from coordinator.protocol.plans import Plan, RoundPlan, TrainingPlan
+from coordinator.protocol.plans import Plan, RoundPlan, TrainingPlan, UpdatePlan
 from device_sim import behaviour, cache, client, run, trainer
 from device_sim.data import Shard
 from device_sim.embedded import EmbeddedCoordinator
@@ -42,6 +43,9 @@ def main(
         int, typer.Option(min=1, help="Blocks of rounds, training alone in between.")
     ] = 3,
     threads: Annotated[int, typer.Option(min=1, help="Threads that train.")] = 2,
+    encoding: Annotated[
+        str, typer.Option(help=f"How updates are written: {', '.join(deltas.NAMES)}.")
+    ] = "f32",
     check: Annotated[
         float | None,
         typer.Option(help="Exit with status 1 if the ratio is above this."),
@@ -54,7 +58,13 @@ def main(
         try:
             with asyncio.Runner(loop_factory=run.new_event_loop) as runner:
                 ratio = runner.run(
-                    _measure(embedded, rounds=rounds, blocks=blocks, threads=threads)
+                    _measure(
+                        embedded,
+                        rounds=rounds,
+                        blocks=blocks,
+                        threads=threads,
+                        update=UpdatePlan.model_validate({"encoding": encoding}),
+                    )
                 )
         finally:
             embedded.stop()
@@ -64,7 +74,12 @@ def main(
 
 
 async def _measure(
-    embedded: EmbeddedCoordinator, *, rounds: int, blocks: int, threads: int
+    embedded: EmbeddedCoordinator,
+    *,
+    rounds: int,
+    blocks: int,
+    threads: int,
+    update: UpdatePlan,
 ) -> float:
     trainers = trainer.TrainerPool(threads)
     shards = _shards()
@@ -92,7 +107,7 @@ async def _measure(
                 calls, token=embedded.operator_token(), task=f"block-{block}"
             )
             # One round more than is measured: the first also opens and warms up.
-            await operator.start(_plan(rounds + 1))
+            await operator.start(_plan(rounds + 1, update))
             await Swarm(participants, threads=threads).run()
             first, *steady = await _seconds(operator)
             if block == 0:
@@ -139,12 +154,13 @@ async def _train(
     return time.perf_counter() - started
 
 
-def _plan(rounds: int) -> Plan:
+def _plan(rounds: int, update: UpdatePlan) -> Plan:
     return Plan(
         model=_MODEL,
         rounds=rounds,
         round=RoundPlan(goal=_DEVICES, minimum=_DEVICES),
         training=_TRAINING,
+        update=update,
     )
 
 

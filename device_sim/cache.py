@@ -11,7 +11,7 @@ from typing import Final
 
 import pydantic
 
-from coordinator.protocol import digests, encodings, paths, tensors
+from coordinator.protocol import deltas, digests, encodings, paths, tensors
 from coordinator.protocol.manifest import Manifest, Vector
 from coordinator.protocol.messages import Assignment, Download
 from device_sim.client import Client
@@ -119,7 +119,7 @@ def _read_model(text: bytes, graph: bytes, url: str) -> Model:
 def _read_weights(model: Model, body: bytes, url: str) -> Vector:
     try:
         return encodings.decode_weights(model.manifest, body)
-    except (tensors.MalformedTensors, encodings.InvalidUpdate) as error:
+    except (tensors.MalformedTensors, deltas.InvalidUpdate) as error:
         raise UnreadableDownload(f"{url}: {error}") from error
 
 

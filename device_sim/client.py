@@ -22,7 +22,7 @@ import httpx
 import numpy as np
 import pydantic
 
-from coordinator.protocol import digests, messages, paths, problems
+from coordinator.protocol import deltas, digests, messages, paths, problems
 from coordinator.protocol.manifest import Record
 
 _RETRY_TYPES: Final = frozenset(kind.type for kind in problems.ALL if kind.retry)
@@ -109,7 +109,7 @@ class Client:
             key: Idempotency-Key; the same one again gives the same assignment.
             wait_s: Seconds that the coordinator may hold the answer back.
         """
-        request = messages.CheckInRequest(wait_s=wait_s)
+        request = messages.CheckInRequest(wait_s=wait_s, encodings=deltas.NAMES)
         body = await self.send(
             "POST",
             paths.CHECK_INS,

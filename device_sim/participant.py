@@ -15,6 +15,8 @@ import uuid
 from collections.abc import Mapping
 from typing import Final, Self
 
+import numpy as np
+
 from coordinator.protocol import problems
 from coordinator.protocol.manifest import Vector
 from coordinator.protocol.messages import (
@@ -48,6 +50,7 @@ _REASONS: Final[Mapping[type[Exception], FailureReason]] = {
     trainer.TrainingDiverged: FailureReason.NOT_FINITE,
 }
 _FAILURES: Final = tuple(_REASONS)
+_RESIDUALS: Final = ("residual", "next_residual")
 
 
 class Action(enum.StrEnum):
@@ -95,6 +98,26 @@ Step = Progressed | Waiting | Vanished | Done
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Residual:
+    """What an encoding left out of an update: the next one of the task makes it up."""
+
+    task: str
+    values: Vector  #: shape (manifest.trainable_size,)
+
+    def to_fields(self) -> dict[str, str]:
+        """Return it as JSON fields."""
+        content = self.values.astype("<f4").tobytes()
+        return {"task": self.task, "values": base64.b64encode(content).decode()}
+
+    @classmethod
+    def from_fields(cls, fields: Mapping[str, str]) -> Self:
+        """Read what ``to_fields`` wrote. Raises ValueError: It did not."""
+        content = base64.b64decode(fields["values"], validate=True)
+        values = np.frombuffer(content, "<f4").astype(np.float32)
+        return cls(task=fields["task"], values=values)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class State:
     """What a device remembers. Exactly one of key and assignment leads on."""
 
@@ -105,6 +128,9 @@ class State:
     body: bytes | None = dataclasses.field(default=None, repr=False)  #: to be sent
     body_sha256: str | None = None
     contributions: int = 0  #: accepted updates
+    #: What encodings left out of the last accepted update, and of the one to be sent.
+    residual: Residual | None = dataclasses.field(default=None, repr=False)
+    next_residual: Residual | None = dataclasses.field(default=None, repr=False)
 
     @classmethod
     def new(cls) -> Self:
@@ -120,6 +146,9 @@ class State:
             fields["assignment"] = self.assignment.model_dump(mode="json")
         if self.body is not None:
             fields["body"] = base64.b64encode(self.body).decode()
+        for name in _RESIDUALS:
+            if fields[name] is not None:
+                fields[name] = fields[name].to_fields()
         return json.dumps(fields).encode()
 
     @classmethod
@@ -136,6 +165,9 @@ class State:
             )
         if fields["body"] is not None:
             fields["body"] = base64.b64decode(fields["body"], validate=True)
+        for name in _RESIDUALS:
+            if fields[name] is not None:
+                fields[name] = Residual.from_fields(fields[name])
         return cls(**fields)
 
 
@@ -245,14 +277,33 @@ class Participant:
             seed=assignment.seed, round_number=assignment.round, device=self.index
         )
         shard = self._shard
+        residual = self.state.residual
+        of_task = residual is not None and residual.task == assignment.task
+        writing = trainer.Writing(
+            encoding=assignment.encoding,
+            topk_share=assignment.topk_share or 1.0,
+            error_feedback=assignment.error_feedback,
+            residual=residual.values if residual is not None and of_task else None,
+        )
         trained = await self._trainers.run(
             model,
             lambda own: own.train(
-                shard.train_x, shard.train_y, weights=weights, plan=plan, rng=rng
+                shard.train_x,
+                shard.train_y,
+                weights=weights,
+                plan=plan,
+                rng=rng,
+                writing=writing,
             ),
         )
+        left_out = None
+        if trained.residual is not None:
+            left_out = Residual(task=assignment.task, values=trained.residual)
         self.state = dataclasses.replace(
-            self.state, body=trained.body, body_sha256=trained.sha256
+            self.state,
+            body=trained.body,
+            body_sha256=trained.sha256,
+            next_residual=left_out,
         )
         return Progressed(action=Action.TRAINED, assignment=assignment)
 
@@ -283,9 +334,10 @@ class Participant:
             sha256=sha256,
             deadline=self._deadline(assignment),
         )
+        left_out = self.state.next_residual
         self._ask_anew()
         self.state = dataclasses.replace(
-            self.state, contributions=self.state.contributions + 1
+            self.state, contributions=self.state.contributions + 1, residual=left_out
         )
         return Progressed(action=Action.REPORTED, assignment=assignment)
 
@@ -314,6 +366,7 @@ class Participant:
             assignment=None,
             body=None,
             body_sha256=None,
+            next_residual=None,
         )
 
     def _deadline(self, assignment: Assignment) -> float:

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from ai_edge_litert.interpreter import Interpreter
 
-from coordinator.protocol import allocator, digests, encodings
+from coordinator.protocol import allocator, deltas, digests, encodings
 from coordinator.protocol.manifest import Manifest, Vector
 from coordinator.protocol.plans import TrainingPlan
 from device_sim import augment
@@ -61,6 +61,17 @@ class Trained:
     examples: int
     loss: float  #: mean over the examples seen, before each step
     accuracy: float  #: share of the examples seen that were right
+    residual: Vector | None = dataclasses.field(repr=False)  #: what was left out
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Writing:
+    """How an assignment wants its update written."""
+
+    encoding: deltas.EncodingName = "f32"
+    topk_share: float = 1.0
+    error_feedback: bool = False
+    residual: Vector | None = None  #: left out of the last accepted update
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,8 +163,12 @@ class Trainer:
         weights: Vector,
         plan: TrainingPlan,
         rng: np.random.Generator,
+        writing: Writing | None = None,
     ) -> Trained:
         """Train as ``fit`` does and write the update. Run by the device.
+
+        With error feedback the residual is added to the delta, and what the encoding
+        leaves out becomes the next one (Seide et al. 2014; Karimireddy et al. 2019).
 
         Raises:
             NoExamples: ``x`` is empty.
@@ -169,13 +184,27 @@ class Trainer:
                 f"{plan.epochs} epochs at rate {plan.learning_rate} leave a delta "
                 "that is not finite"
             )
-        body = encodings.encode_update(self._manifest, update)
+        writing = writing or Writing()
+        feeds_back = writing.error_feedback and writing.encoding != "f32"
+        if feeds_back and writing.residual is not None:
+            np.add(update.delta, writing.residual, out=update.delta)
+        body = encodings.encode_update(
+            self._manifest,
+            update,
+            encoding=writing.encoding,
+            topk_share=writing.topk_share,
+            rng=rng,
+        )
+        residual = None
+        if feeds_back:
+            residual = update.delta - encodings.read_delta(self._manifest, body)
         return Trained(
             body=body,
             sha256=digests.sha256_hex(body),
             examples=update.examples,
             loss=update.train_loss,
             accuracy=update.train_accuracy,
+            residual=residual,
         )
 
     def score(self, x: Images, y: Labels, *, weights: Vector) -> Scored:

@@ -41,6 +41,7 @@ _UPDATE = (
     problems.WRONG_DTYPE,
     problems.WRONG_SHAPE,
     problems.NOT_FINITE,
+    problems.WRONG_INDICES,
 )
 
 
@@ -52,9 +53,10 @@ _UPDATE = (
     openapi_extra={
         "requestBody": {
             "required": True,
-            "description": "A safetensors body: the manifest's trainable tensors in "
-            "its order, float32, new minus old weights; metadata strings `encoding` "
-            "(`f32`), `examples` (distinct training examples, a whole number), "
+            "description": "A safetensors body: the delta, new minus old weights, as "
+            "its encoding lays it out (`f32`: the manifest's trainable tensors in its "
+            "order, float32); metadata strings `encoding` (the assignment's, or "
+            "`f32`), `examples` (distinct training examples, a whole number), "
             "`train_loss` (mean) and `train_accuracy` (0 to 1).",
             "content": {
                 "application/octet-stream": {

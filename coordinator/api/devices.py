@@ -119,7 +119,9 @@ async def check_in(
         outcome = await given.call(ask)
         if not isinstance(outcome, WaitReason):
             return messages.CheckIn(
-                assignment=rendering.assignment(outcome, now=given.clock.now()),
+                assignment=rendering.assignment(
+                    outcome, encodings_known=body.encodings, now=given.clock.now()
+                ),
                 wait_reason=None,
                 retry_after_s=None,
             )

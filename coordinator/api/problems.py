@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from coordinator.domain import errors
-from coordinator.protocol import codings, encodings, problems, tensors
+from coordinator.protocol import codings, deltas, encodings, problems, tensors
 from coordinator.protocol.problems import ProblemType
 
 log = logging.getLogger(__name__)
@@ -61,10 +61,11 @@ PROBLEMS: Final[Mapping[type[Exception], ProblemType]] = {
     tensors.MalformedTensors: problems.MALFORMED_TENSORS,
     encodings.WrongMetadata: problems.WRONG_METADATA,
     encodings.UnknownEncoding: problems.UNKNOWN_ENCODING,
-    encodings.WrongTensorNames: problems.WRONG_TENSOR_NAMES,
-    encodings.WrongDtype: problems.WRONG_DTYPE,
-    encodings.WrongShape: problems.WRONG_SHAPE,
-    encodings.NotFinite: problems.NOT_FINITE,
+    deltas.WrongTensorNames: problems.WRONG_TENSOR_NAMES,
+    deltas.WrongDtype: problems.WRONG_DTYPE,
+    deltas.WrongShape: problems.WRONG_SHAPE,
+    deltas.NotFinite: problems.NOT_FINITE,
+    deltas.WrongIndices: problems.WRONG_INDICES,
     BodyTooLarge: problems.UPDATE_TOO_LARGE,
     RangeNotSatisfiable: problems.RANGE_NOT_SATISFIABLE,
     DigestNeeded: problems.DIGEST_NEEDED,

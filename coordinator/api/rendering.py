@@ -1,6 +1,7 @@
 """Records as bodies."""
 
 import datetime as dt
+from collections.abc import Collection
 
 from coordinator.domain.aggregation import Score
 from coordinator.domain.events import Recorded
@@ -13,12 +14,22 @@ from coordinator.usecases.check_in import Work
 from coordinator.usecases.tasks import RoundView, TaskView, VersionView
 
 
-def assignment(work: Work, *, now: dt.datetime) -> messages.Assignment:
-    """Say what a device has to do, and where everything is."""
+def assignment(
+    work: Work, *, encodings_known: Collection[str], now: dt.datetime
+) -> messages.Assignment:
+    """Say what a device has to do, and where everything is.
+
+    Args:
+        work: The assignment.
+        encodings_known: Those that the device can write.
+        now: The present moment.
+    """
     plan, model = work.task.plan, work.model
     manifest = model.manifest
     leased = work.assignment
     train = work.round.kind is Kind.TRAIN
+    update = plan.update
+    encoding = update.encoding if update.encoding in encodings_known else "f32"
     report_to = paths.update(leased.id) if train else paths.evaluation(leased.id)
     return messages.Assignment(
         id=leased.id,
@@ -30,6 +41,9 @@ def assignment(work: Work, *, now: dt.datetime) -> messages.Assignment:
         version=work.version.number,
         seed=plan.seed,
         training=plan.training if train else None,
+        encoding=encoding,
+        topk_share=update.topk_share if encoding == "topk" else None,
+        error_feedback=update.error_feedback and encoding != "f32",
         manifest=_manifest(model),
         train_graph=_artefact(paths.train_graph(model.id), manifest.train),
         weights=_weights(work.version),

@@ -1,31 +1,26 @@
-"""How a delta is written into an update's body.
+"""How an update is written into a body, and weights into theirs.
 
-A body is a safetensors container whose tensors are the manifest's trainable ones, in
-its order, and whose metadata names the encoding and says what the device did. Weight
-and metrics travel inside the body, so that its digest covers them.
+A body is a safetensors container whose tensors hold the delta as ``deltas`` lays it
+out, and whose metadata names the encoding and says what the device did. Weight and
+metrics travel inside the body, so that its digest covers them.
 """
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Final
 
 import numpy as np
 
-from coordinator.protocol import tensors
+from coordinator.protocol import deltas, tensors
+from coordinator.protocol.deltas import Encoding, InvalidUpdate
 from coordinator.protocol.digests import Bytes
-from coordinator.protocol.manifest import Manifest, TensorSpec, Vector
+from coordinator.protocol.manifest import Manifest, Vector
 
 MAX_EXAMPLES: Final = 1 << 28  # so that example count times float32 is exact in float64
 MAX_LOSS: Final = 1e9  # keeps sums over any number of devices finite
 _METADATA_BYTES: Final = 2048
 _ENTRY_BYTES: Final = 512
-F32: Final = "f32"
-ENCODINGS: Final = (F32,)
-
-
-class InvalidUpdate(ValueError):
-    """The container is well formed, but it is no update of this model."""
 
 
 class WrongMetadata(InvalidUpdate):
@@ -36,37 +31,41 @@ class UnknownEncoding(InvalidUpdate):
     """The metadata names an encoding that the coordinator does not take."""
 
 
-class WrongTensorNames(InvalidUpdate):
-    """Tensors are missing, unknown or not in manifest order."""
-
-
-class WrongDtype(InvalidUpdate):
-    """A tensor has another dtype than the encoding says."""
-
-
-class WrongShape(InvalidUpdate):
-    """A tensor has another shape than the manifest says."""
-
-
-class NotFinite(InvalidUpdate):
-    """A value is NaN or infinite."""
-
-
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Update:
-    """What a device sends: a delta, its weight, its metrics."""
+class Report:
+    """What a device says of its delta: the weight and the metrics."""
 
-    delta: Vector  #: shape (manifest.trainable_size,), new minus old weights
     examples: int  #: distinct training examples used: the weight in the mean
     train_loss: float  #: mean over the examples seen, before each step
     train_accuracy: float  #: share of the examples seen that were right, in [0, 1]
 
 
-def encode_update(manifest: Manifest, update: Update) -> bytes:
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Update(Report):
+    """What a device sends: a delta, its weight, its metrics."""
+
+    delta: Vector  #: shape (manifest.trainable_size,), new minus old weights
+
+
+def encode_update(
+    manifest: Manifest,
+    update: Update,
+    *,
+    encoding: deltas.EncodingName = "f32",
+    topk_share: float = 1.0,
+    rng: np.random.Generator | None = None,
+) -> bytes:
     """Write an update's body. Run by the device.
 
+    Args:
+        manifest: The model.
+        update: What to write.
+        encoding: How the delta is laid out.
+        topk_share: Share of the elements that ``topk`` keeps.
+        rng: Rounds for ``q8``, which needs it.
+
     Raises:
-        ValueError: The delta has the wrong shape or dtype.
+        ValueError: The delta has the wrong shape or dtype, or ``rng`` is missing.
     """
     if update.delta.shape != (manifest.trainable_size,):
         raise ValueError(
@@ -75,35 +74,42 @@ def encode_update(manifest: Manifest, update: Update) -> bytes:
         )
     if update.delta.dtype != np.float32:
         raise ValueError(f"delta must be float32, got {update.delta.dtype}")
+    if rng is None:
+        if encoding == "q8":
+            raise ValueError("q8 rounds at random and needs a generator")
+        rng = np.random.default_rng(0)  # never drawn from
     metadata = {
-        "encoding": F32,
+        "encoding": encoding,
         "examples": str(update.examples),
         "train_accuracy": repr(float(update.train_accuracy)),
         "train_loss": repr(float(update.train_loss)),
     }
-    return b"".join(
-        (_header(manifest.trainable, metadata), _little_endian(update.delta))
-    )
+    chosen = deltas.writer(encoding, topk_share=topk_share)
+    return tensors.write(chosen.write(manifest, update.delta, rng), metadata)
 
 
-def decode_update(manifest: Manifest, body: Bytes, *, max_examples: int) -> Update:
-    """Read and check an update's body. Run by the coordinator.
+def check_update(
+    manifest: Manifest,
+    body: Bytes,
+    *,
+    max_examples: int,
+    encodings: Collection[str] = deltas.NAMES,
+) -> Report:
+    """Check an update's body as it comes in. Run by the coordinator.
 
     Args:
         manifest: The model that the assignment names.
         body: The bytes after any content coding was undone.
         max_examples: The most examples the plan lets a device count.
+        encodings: Those that the task takes.
 
     Raises:
         tensors.MalformedTensors: The bytes are no safetensors body.
         InvalidUpdate: They are one, but no update of this model.
     """
     container = tensors.read(body)
-    delta = _delta(manifest, container)
-    if not np.isfinite(delta).all():
-        raise NotFinite("the delta holds NaN or infinity")
-    return Update(
-        delta=delta,
+    _reader(container, encodings).check(manifest, container)
+    return Report(
         examples=_examples(container.metadata, max_examples),
         train_loss=_number(container.metadata, "train_loss", MAX_LOSS),
         train_accuracy=_number(container.metadata, "train_accuracy", 1.0),
@@ -114,22 +120,33 @@ def read_delta(manifest: Manifest, body: Bytes) -> Vector:
     """Read the delta of an update that was checked when it came in.
 
     Returns:
-        shape (manifest.trainable_size,), a view of ``body``.
+        shape (manifest.trainable_size,), float32; a view of ``body`` if it holds f32.
 
     Raises:
         tensors.MalformedTensors, InvalidUpdate: The bytes have changed since.
     """
-    return _delta(manifest, tensors.read(body))
+    container = tensors.read(body)
+    return _reader(container, deltas.NAMES).read(manifest, container)
+
+
+def decode_update(manifest: Manifest, body: Bytes, *, max_examples: int) -> Update:
+    """Check and read an update's body: ``check_update`` and ``read_delta`` in one."""
+    report = check_update(manifest, body, max_examples=max_examples)
+    return Update(
+        delta=read_delta(manifest, body),
+        examples=report.examples,
+        train_loss=report.train_loss,
+        train_accuracy=report.train_accuracy,
+    )
 
 
 def encode_weights(manifest: Manifest, weights: Vector) -> bytes:
     """Write a version's weights: every tensor, frozen ones too, in manifest order."""
-    return b"".join(
-        (
-            _header(manifest.tensors, {"model": manifest.model}),
-            _little_endian(weights),
-        )
-    )
+    parts = [
+        (spec.name, weights[spec.offset : spec.offset + spec.size].reshape(spec.shape))
+        for spec in manifest.tensors
+    ]
+    return tensors.write(parts, {"model": manifest.model})
 
 
 def decode_weights(manifest: Manifest, body: Bytes) -> Vector:
@@ -140,7 +157,8 @@ def decode_weights(manifest: Manifest, body: Bytes) -> Vector:
         InvalidUpdate: Names, shapes or dtypes are not the manifest's.
     """
     container = tensors.read(body)
-    _check_layout(container.entries, manifest.tensors)
+    layout = [(spec.name, "F32", spec.shape) for spec in manifest.tensors]
+    deltas.check_layout(container.entries, layout)
     return np.frombuffer(container.data, "<f4")
 
 
@@ -151,41 +169,14 @@ def max_update_bytes(manifest: Manifest) -> int:
     return _METADATA_BYTES + entries + 4 * manifest.trainable_size
 
 
-def _delta(manifest: Manifest, container: tensors.Container) -> Vector:
-    encoding = container.metadata.get("encoding")
-    if encoding not in ENCODINGS:
+def _reader(container: tensors.Container, taken: Collection[str]) -> Encoding:
+    name = container.metadata.get("encoding", "")
+    chosen = deltas.reader(name) if name in taken else None
+    if chosen is None:
         raise UnknownEncoding(
-            f"encoding must be one of {ENCODINGS}, got {encoding!a:.40}"
+            f"encoding must be one of {', '.join(taken)}, got {name!a:.40}"
         )
-    _check_layout(container.entries, manifest.trainable)
-    return np.frombuffer(container.data, "<f4")
-
-
-def _header(specs: tuple[TensorSpec, ...], metadata: Mapping[str, str]) -> bytes:
-    entries = [(spec.name, "F32", spec.shape) for spec in specs]
-    return tensors.header_for(entries, metadata)
-
-
-def _little_endian(vector: Vector) -> memoryview:
-    return np.ascontiguousarray(vector, "<f4").data.cast("B")
-
-
-def _check_layout(
-    entries: tuple[tensors.Entry, ...], specs: tuple[TensorSpec, ...]
-) -> None:
-    names = [entry.name for entry in entries]
-    expected = [spec.name for spec in specs]
-    if names != expected:
-        raise WrongTensorNames(
-            f"tensors must be {', '.join(expected)} in this order, got {names!a:.200}"
-        )
-    for entry, spec in zip(entries, specs, strict=True):
-        if entry.dtype != "F32":
-            raise WrongDtype(f"tensor {spec.name} must be F32, got {entry.dtype}")
-        if entry.shape != spec.shape:
-            raise WrongShape(
-                f"tensor {spec.name} must have shape {spec.shape}, got {entry.shape}"
-            )
+    return chosen
 
 
 def _examples(metadata: Mapping[str, str], most: int) -> int:

@@ -1,10 +1,11 @@
 """JSON bodies between a device and the coordinator. Times are UTC, RFC 3339."""
 
 import datetime as dt
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final
 
 from pydantic import AwareDatetime, Field
 
+from coordinator.protocol.deltas import EncodingName
 from coordinator.protocol.encodings import MAX_EXAMPLES, MAX_LOSS
 from coordinator.protocol.manifest import Name, Record, Sha256, example
 from coordinator.protocol.plans import TrainingPlan
@@ -23,9 +24,6 @@ class Capabilities(Record):
     runtime_version: str | None = Field(
         None, max_length=40, description="Version of that runtime."
     )
-    encodings: tuple[Literal["f32"], ...] = Field(
-        ("f32",), min_length=1, description="Encodings the device can write."
-    )
 
 
 class EnrolRequest(Record):
@@ -36,7 +34,6 @@ class EnrolRequest(Record):
         capabilities={
             "runtime": "litert",
             "runtime_version": "2.1.0",
-            "encodings": ["f32"],
         },
     )
 
@@ -71,6 +68,11 @@ class CheckInRequest(Record):
         description="Seconds that the answer may be held back until there is work; "
         "0 answers at once.",
     )
+    encodings: tuple[EncodingName, ...] = Field(
+        ("f32",),
+        max_length=8,
+        description="Encodings that the device can write, beside `f32`, which all can.",
+    )
 
 
 class Download(Record):
@@ -97,8 +99,18 @@ class Assignment(Record):
     training: TrainingPlan | None = Field(
         description="How to train; absent for kind evaluate."
     )
-    encoding: Literal["f32"] = Field(
-        "f32", description="Encoding that the update must have."
+    encoding: EncodingName = Field(
+        "f32",
+        description="Encoding that the update should have: the plan's if the device "
+        "said that it can write it, else `f32`.",
+    )
+    topk_share: float | None = Field(
+        None, description="Share of the elements to send; present with `topk`."
+    )
+    error_feedback: bool = Field(
+        False,  # noqa: FBT003 - the default
+        description="Whether to add to the delta what the encoding left out of the "
+        "last accepted update.",
     )
     manifest: Download = Field(description="JSON: tensors, signatures, artefacts.")
     train_graph: Download = Field(description="The training artefact, a .tflite file.")

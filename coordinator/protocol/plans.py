@@ -9,6 +9,7 @@ from typing import Literal, Self
 import pydantic
 from pydantic import Field
 
+from coordinator.protocol.deltas import EncodingName
 from coordinator.protocol.encodings import MAX_EXAMPLES
 from coordinator.protocol.manifest import Name, Record
 
@@ -118,6 +119,28 @@ class ServerPlan(Record):
         return self
 
 
+class UpdatePlan(Record):
+    """How devices write their deltas. One that cannot, writes ``f32``."""
+
+    encoding: EncodingName = Field(
+        "f32",
+        description="`f32`; `f16`, half the bytes; `q8`, a quarter: 8 bits an element "
+        "and one scale a tensor; `topk`: only the largest elements.",
+    )
+    topk_share: float = Field(
+        0.05,
+        gt=0,
+        le=0.5,
+        allow_inf_nan=False,
+        description="Share of the elements that `topk` sends, 8 bytes each.",
+    )
+    error_feedback: bool = Field(
+        True,  # noqa: FBT003 - the default
+        description="A device adds to its delta what the encoding left out of its last "
+        "accepted one. Makes no difference to `f32`.",
+    )
+
+
 class EvaluationPlan(_Collection):
     """Federated evaluation: devices score a version on their own test examples."""
 
@@ -165,6 +188,7 @@ class Plan(Record):
     )
     round: RoundPlan = RoundPlan()
     training: TrainingPlan = TrainingPlan()
+    update: UpdatePlan = UpdatePlan()
     server: ServerPlan = ServerPlan()
     evaluation: EvaluationPlan | None = None
     reference: Reference | None = None

@@ -164,6 +164,12 @@ WRONG_SHAPE = _problem(
 NOT_FINITE = _problem(
     "not-finite", _S.UNPROCESSABLE_ENTITY, "The delta holds NaN or infinity"
 )
+WRONG_INDICES = _problem(
+    "wrong-indices",
+    _S.UNPROCESSABLE_ENTITY,
+    "The places of a sparse update are out of range or not in rising order",
+)
+
 # Evaluations
 INVALID_EVALUATION = _problem(
     "invalid-evaluation",

@@ -103,12 +103,14 @@ def write(
         (name, _NAMES[array.dtype.newbyteorder("<")], array.shape)
         for name, array in tensors
     ]
-    parts = [header_for(entries, metadata)]
-    parts.extend(
-        np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes()
+    parts = [
+        np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+        .reshape(-1)
+        .view(np.uint8)
+        .data
         for _, array in tensors
-    )
-    return b"".join(parts)
+    ]
+    return b"".join([header_for(entries, metadata), *parts])
 
 
 def read(body: Bytes) -> Container:

@@ -40,6 +40,7 @@ class Expected:
     round_id: int
     manifest: Manifest
     max_examples: int
+    encodings: tuple[str, ...]
     previous: AcceptedUpdate | None  #: what was accepted before, if anything was
 
     @property
@@ -84,10 +85,12 @@ def expect_update(
             previous = assignments.update_of(tx, assignment_id)
         else:
             _insist_open(assignment, round_, now)
+        plan = tasks.get(tx, round_.task).plan
         return Expected(
             round_id=round_.id,
             manifest=models.get(tx, round_.model).manifest,
-            max_examples=tasks.get(tx, round_.task).plan.training.max_examples,
+            max_examples=plan.training.max_examples,
+            encodings=tuple(dict.fromkeys(("f32", plan.update.encoding))),
             previous=previous,
         )
 
@@ -114,8 +117,11 @@ def submit_update(
         RoundClosed: As their names say.
     """
     plain, sha256, size_bytes = _read_body(sent, expected)
-    update = encodings.decode_update(
-        expected.manifest, plain, max_examples=expected.max_examples
+    update = encodings.check_update(
+        expected.manifest,
+        plain,
+        max_examples=expected.max_examples,
+        encodings=expected.encodings,
     )
     previous = expected.previous
     if previous is None:

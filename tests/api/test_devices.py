@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from coordinator.protocol import digests, paths, problems
-from coordinator.protocol.plans import EvaluationPlan
+from coordinator.protocol.plans import EvaluationPlan, UpdatePlan
 from coordinator.usecases import tasks
 from tests.support.federation import plan
 from tests.support.http import PATIENCE_S, Api, Caller, assert_problem
@@ -107,6 +107,22 @@ async def test_an_assignment_says_all_that_a_device_must_know(api: Api) -> None:
     assert assignment["report_to"] == paths.update(assignment["id"])
     assert assignment["failure_to"] == paths.failure(assignment["id"])
     assert assignment["train_graph"]["sha256"] == digests.sha256_hex(TRAIN)
+
+
+@pytest.mark.parametrize(
+    ("known", "given"),
+    [(None, "f32"), ([], "f32"), (["f16"], "f32"), (["f16", "topk"], "topk")],
+)
+async def test_a_device_is_asked_for_an_encoding_that_it_can_write(
+    api: Api, known: list[str] | None, given: str
+) -> None:
+    update = UpdatePlan(encoding="topk", topk_share=0.2)
+    api.federation.start(settings=plan(update=update))
+    response = await api.check_in(api.enrol(), encodings=known)
+    assignment = response.json()["assignment"]
+    assert assignment["encoding"] == given
+    assert assignment["topk_share"] == (0.2 if given == "topk" else None)
+    assert assignment["error_feedback"] is (given == "topk")
 
 
 async def test_every_download_of_an_assignment_is_what_it_says(api: Api) -> None:

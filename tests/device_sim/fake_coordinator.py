@@ -23,7 +23,7 @@ from coordinator.protocol.messages import (
     FailureReport,
     Receipt,
 )
-from coordinator.protocol.plans import TrainingPlan
+from coordinator.protocol.plans import TrainingPlan, UpdatePlan
 from coordinator.protocol.vocabulary import Kind, WaitReason
 
 ARTEFACTS = pathlib.Path(__file__).parents[2] / "tflite_models" / "artefacts" / "cnn"
@@ -39,6 +39,7 @@ class FakeCoordinator:
     plan: TrainingPlan = dataclasses.field(
         default_factory=lambda: TrainingPlan(batch_size=4, learning_rate=0.05)
     )
+    update: UpdatePlan = dataclasses.field(default_factory=UpdatePlan)
     refuse_reports_with: problems.ProblemType | None = None
     corrupt: bool = False  #: whether downloads have a wrong byte
 
@@ -116,6 +117,9 @@ class FakeCoordinator:
             version=0,
             seed=7,
             training=self.plan if is_training else None,
+            encoding=self.update.encoding,
+            topk_share=self.update.topk_share,
+            error_feedback=self.update.error_feedback,
             manifest=self._download(paths.manifest("cnn")),
             train_graph=self._download(paths.train_graph("cnn")),
             weights=self._download(paths.weights("cnn", 0)),

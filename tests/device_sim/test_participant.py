@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 
 from coordinator.protocol import encodings, paths, problems
+from coordinator.protocol.deltas import EncodingName
+from coordinator.protocol.manifest import Vector
+from coordinator.protocol.plans import UpdatePlan
 from coordinator.protocol.vocabulary import FailureReason, Kind
 from device_sim import behaviour, cache, client, trainer
 from device_sim.data import Shard
@@ -259,3 +262,74 @@ async def test_a_report_is_not_tried_beyond_the_lease(
         device_id=participant.state.device_id,
         token=participant.state.token,
     )
+
+
+async def sent_over_two_rounds(
+    bench: Bench, update: UpdatePlan, *, restart: bool = False
+) -> list[Vector]:
+    """What the coordinator reads of a device's two updates."""
+    bench.fake.update = update
+    participant = bench.participant()
+    for _ in range(20):
+        step = await participant.step()
+        if isinstance(step, Done):
+            break
+        # Killed after every step, but after a download, which would be done again.
+        if restart and getattr(step, "action", None) is not Action.DOWNLOADED:
+            kept = participant.state.to_json()
+            participant = bench.participant(State.from_json(kept))
+    manifest = bench.fake.manifest
+    bodies = [body for _, _, body in bench.fake.updates]
+    return [encodings.read_delta(manifest, body) for body in bodies]
+
+
+@pytest.mark.parametrize("encoding", ["f16", "q8", "topk"])
+async def test_what_an_encoding_leaves_out_is_made_up_by_the_next_update(
+    bench: Bench, encoding: EncodingName
+):
+    exact = await sent_over_two_rounds(bench, UpdatePlan())
+    plan = UpdatePlan(encoding=encoding, topk_share=0.05)
+    bench.fake.updates.clear()
+    bench.fake.taken.clear()
+    first, second = await sent_over_two_rounds(bench, plan)
+
+    left_out = exact[0] - first
+    assert np.abs(left_out).max() > 0
+    # The second update encodes its own delta and what the first left out.
+    total = exact[1] + left_out
+    if encoding == "topk":
+        kept = second != 0
+        assert kept.sum() == int(0.05 * second.size)
+        np.testing.assert_allclose(second[kept], total[kept], atol=1e-7)
+        assert np.abs(total[~kept]).max() <= np.abs(total[kept]).min() + 1e-7
+    else:
+        step = np.abs(total).max() / (100 if encoding == "q8" else 1000)
+        assert np.abs(second - total).max() < step
+
+
+async def test_without_feedback_nothing_is_made_up(bench: Bench):
+    exact = await sent_over_two_rounds(bench, UpdatePlan())
+    plan = UpdatePlan(encoding="topk", topk_share=0.05, error_feedback=False)
+    bench.fake.updates.clear()
+    bench.fake.taken.clear()
+    _, second = await sent_over_two_rounds(bench, plan)
+    kept = second != 0
+    np.testing.assert_array_equal(second[kept], exact[1][kept])
+
+
+async def test_a_killed_device_keeps_what_was_left_out(bench: Bench):
+    plan = UpdatePlan(encoding="topk", topk_share=0.05)
+    undisturbed = await sent_over_two_rounds(bench, plan)
+    bench.fake.updates.clear()
+    bench.fake.taken.clear()
+    killed = await sent_over_two_rounds(bench, plan, restart=True)
+    np.testing.assert_array_equal(undisturbed, killed)
+
+
+async def test_a_refused_update_leaves_nothing_to_make_up(bench: Bench):
+    bench.fake.update = UpdatePlan(encoding="topk", topk_share=0.05)
+    bench.fake.refuse_reports_with = problems.ROUND_CLOSED
+    participant = bench.participant()
+    await steps_of(participant)
+    assert participant.state.residual is None
+    assert participant.state.next_residual is None

@@ -8,16 +8,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from coordinator.protocol import encodings, tensors
-from coordinator.protocol.encodings import (
+from coordinator.protocol.deltas import (
     InvalidUpdate,
     NotFinite,
-    UnknownEncoding,
-    Update,
     WrongDtype,
-    WrongMetadata,
     WrongShape,
     WrongTensorNames,
 )
+from coordinator.protocol.encodings import UnknownEncoding, Update, WrongMetadata
 from coordinator.protocol.manifest import Manifest, Vector
 from tests.support import bodies
 from tests.support.models import tiny_manifest, update_body
@@ -113,7 +111,7 @@ def test_a_device_cannot_write_another_delta(delta: Vector, message: str) -> Non
         encodings.encode_update(MANIFEST, update)
 
 
-UNKNOWN = [None, "", "F32", "f16", "q8", "f32 ", "\ud800", "x" * 5000]
+UNKNOWN = [None, "", "F32", "f64", "q4", "f32 ", "\ud800", "x" * 5000]
 
 
 @pytest.mark.parametrize("encoding", UNKNOWN, ids=range(len(UNKNOWN)))
@@ -250,7 +248,7 @@ def test_a_checked_delta_is_read_again_without_its_metadata() -> None:
     ("body", "refusal"),
     [
         (body_of()[:-1], tensors.MalformedTensors),
-        (body_of(metadata={"encoding": "q8"}), UnknownEncoding),
+        (body_of(metadata={"encoding": "q4"}), UnknownEncoding),
         (body_of(layout=LAYOUT[:2]), WrongTensorNames),
         (body_of(layout=(*LAYOUT[:2], ("scale", []))), WrongShape),
     ],

@@ -70,11 +70,11 @@ BOUNDS: list[tuple[type[Record], dict[str, Any], str, list[Any], list[Any]]] = [
     ),
     (messages.EnrolRequest, {}, "name", [None, "x" * 80], ["x" * 81, 5]),
     (
-        messages.Capabilities,
+        messages.CheckInRequest,
         {},
         "encodings",
-        [["f32"]],
-        [[], ["f64"], "f32", None],
+        [["f32"], [], ["f16", "q8", "topk"]],
+        [["f64"], "f32", None, ["q8"] * 9],
     ),
     (messages.Capabilities, {}, "runtime", ["", "x" * 40], ["x" * 41, None]),
     (

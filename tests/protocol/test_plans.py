@@ -27,6 +27,7 @@ BOUNDS: dict[str, tuple[float, float, float | None, float | None]] = {
     "training.epochs": (1, 0, 100, 101),
     "training.max_shift": (0, -1, 8, 9),
     "training.max_examples": (1, 0, MAX_EXAMPLES, MAX_EXAMPLES + 1),
+    "update.topk_share": (TINY, 0, 0.5, 0.5001),
     "server.learning_rate": (TINY, 0, 100, 100.1),
     "server.momentum": (0, -TINY, 1 - 2**-53, 1),
     "evaluation.every": (1, 0, None, None),
@@ -51,7 +52,7 @@ INSIDE = [
 REALS = [
     field
     for field in BOUNDS
-    if field.endswith(("_s", "rate", "select", "momentum", "accuracy"))
+    if field.endswith(("_s", "rate", "select", "momentum", "accuracy", "share"))
 ]
 WHOLE = [field for field in BOUNDS if field not in REALS]
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from coordinator.protocol import encodings, tensors
-from coordinator.protocol.encodings import InvalidUpdate, Update
+from coordinator.protocol.deltas import InvalidUpdate
+from coordinator.protocol.encodings import UnknownEncoding, Update, WrongMetadata
 from coordinator.protocol.manifest import Manifest
 from tests.support.models import tiny_manifest
 
@@ -57,6 +58,7 @@ def test_a_hostile_body_is_refused_by_its_class(name: str) -> None:
 
 def test_each_class_of_refusal_has_a_hostile_body() -> None:
     kinds: set[type[ValueError]] = {*InvalidUpdate.__subclasses__()}
+    assert kinds > {UnknownEncoding, WrongMetadata}
     kinds |= {tensors.MalformedTensors, tensors.LeftoverBytes}
     assert {vector["refusal"] for vector in HOSTILE.values()} == {
         kind.__name__ for kind in kinds

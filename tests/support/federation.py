@@ -15,7 +15,13 @@ from coordinator.domain.tasks import Task
 from coordinator.protocol import digests, encodings
 from coordinator.protocol.manifest import Vector
 from coordinator.protocol.messages import EvaluationReport
-from coordinator.protocol.plans import EvaluationPlan, Plan, RoundPlan, ServerPlan
+from coordinator.protocol.plans import (
+    EvaluationPlan,
+    Plan,
+    RoundPlan,
+    ServerPlan,
+    UpdatePlan,
+)
 from coordinator.protocol.vocabulary import FailureReason, WaitReason
 from coordinator.store import rounds as stored_rounds
 from coordinator.store.blobs import BlobStore
@@ -35,6 +41,7 @@ def plan(
     rounds: int = 3,
     evaluation: EvaluationPlan | None = None,
     server: ServerPlan | None = None,
+    update: UpdatePlan | None = None,
     **round_: Any,  # noqa: ANN401 - any field of RoundPlan
 ) -> Plan:
     """A plan for two devices: a lease lasts 60 s, a round 120 s, two attempts."""
@@ -45,6 +52,7 @@ def plan(
         seed=7,
         round=RoundPlan(**settings),
         server=server or ServerPlan(),
+        update=update or UpdatePlan(),
         evaluation=evaluation,
     )
 

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import dataclasses
 import uuid
-from collections.abc import AsyncIterator, Mapping, MutableMapping
+from collections.abc import AsyncIterator, Mapping, MutableMapping, Sequence
 from typing import Any, Self
 
 import fastapi
@@ -73,12 +73,18 @@ class Api:
         return Caller(id=device.id, token=token)
 
     async def check_in(
-        self, caller: Caller, *, key: str | None = None, wait_s: float = 0
+        self,
+        caller: Caller,
+        *,
+        key: str | None = None,
+        wait_s: float = 0,
+        encodings: Sequence[str] | None = None,
     ) -> httpx.Response:
+        can_write = {} if encodings is None else {"encodings": list(encodings)}
         return await self.client.post(
             paths.CHECK_INS,
             headers=caller.headers | {"Idempotency-Key": key or uuid.uuid4().hex},
-            json={"wait_s": wait_s},
+            json={"wait_s": wait_s} | can_write,
         )
 
     async def lease(self, caller: Caller) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from coordinator.protocol.manifest import (
     TensorSpec,
     Vector,
 )
+from coordinator.protocol.plans import UpdatePlan
 
 TRAIN = b"a training graph"
 INFER = bytes(range(64)) + bytes(4 * 10) + b"the end"
@@ -85,8 +86,10 @@ def update_body(
     manifest: Manifest | None = None,
     train_loss: float = 1.0,
     train_accuracy: float = 0.5,
+    update: UpdatePlan | None = None,
 ) -> bytes:
-    """An update's body."""
+    """An update's body, as a plan wants it written."""
+    update = update or UpdatePlan()
     return encodings.encode_update(
         manifest or tiny_manifest(),
         encodings.Update(
@@ -95,4 +98,7 @@ def update_body(
             train_loss=train_loss,
             train_accuracy=train_accuracy,
         ),
+        encoding=update.encoding,
+        topk_share=update.topk_share,
+        rng=np.random.default_rng(0),
     )

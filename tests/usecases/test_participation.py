@@ -18,7 +18,7 @@ from coordinator.domain.errors import (
     WrongKind,
 )
 from coordinator.domain.rounds import Phase
-from coordinator.protocol import codings, encodings, tensors
+from coordinator.protocol import codings, deltas, encodings, tensors
 from coordinator.protocol.digests import sha256_hex
 from coordinator.protocol.plans import EvaluationPlan
 from coordinator.protocol.vocabulary import FailureReason
@@ -111,7 +111,7 @@ def test_a_compressed_update_is_kept_plain(federation: Federation, coding: str) 
 @pytest.mark.parametrize(
     ("body", "refusal"),
     [
-        (update_body([np.nan] + [0.0] * 9), encodings.NotFinite),
+        (update_body([np.nan] + [0.0] * 9), deltas.NotFinite),
         (update_body([0.0] * 10, examples=10_001), encodings.WrongMetadata),
         (BODY + b"x", tensors.LeftoverBytes),
         (b"", tensors.MalformedTensors),

@@ -5,7 +5,8 @@ import pytest
 
 from coordinator.domain.rounds import Phase
 from coordinator.domain.tasks import Status
-from coordinator.protocol.plans import EvaluationPlan, ServerPlan
+from coordinator.protocol import encodings
+from coordinator.protocol.plans import EvaluationPlan, ServerPlan, UpdatePlan
 from coordinator.protocol.vocabulary import Kind
 from coordinator.store.engine import StaleWrite
 from coordinator.usecases import models, tasks
@@ -26,6 +27,36 @@ def test_the_mean_is_weighted_by_examples(federation: Federation) -> None:
     # (1 * 1 - 2 * 2 + 5 * 3) / 8 = 1.5 and (1 * 1 - 2 * 2) / 8 = -0.375
     expected = before + np.array([1.5] + [-0.375] * 9, np.float32)
     np.testing.assert_array_equal(federation.weights(1), expected)
+
+
+def test_updates_of_different_encodings_are_one_mean(federation: Federation) -> None:
+    update = UpdatePlan(encoding="topk", topk_share=0.2)
+    federation.start(settings=plan(goal=2, update=update))
+    before = federation.weights(0)
+    federation.submit(federation.lease(), update_body([1.0] * 10, examples=1))
+    sparse = update_body([0.0, 4, 0, 0, 0, 0, 0, 0, -8, 0], examples=3, update=update)
+    assert len(sparse) != len(update_body([0.0] * 10))
+    federation.submit(federation.lease(), sparse)
+
+    federation.release(federation.must_claim())
+
+    # (1 * 1 + 3 * 4) / 4 = 3.25 and (1 * 1 - 3 * 8) / 4 = -5.75
+    expected = before + np.array([0.25, 3.25, *[0.25] * 6, -5.75, 0.25], np.float32)
+    np.testing.assert_array_equal(federation.weights(1), expected)
+
+
+def test_an_encoding_that_the_task_does_not_take_is_refused(
+    federation: Federation,
+) -> None:
+    federation.start(settings=plan(update=UpdatePlan(encoding="q8")))
+    work = federation.lease()
+    before = federation.state()
+    half = update_body([1.0] * 10, update=UpdatePlan(encoding="f16"))
+
+    with pytest.raises(encodings.UnknownEncoding, match="one of f32, q8, got 'f16'"):
+        federation.submit(work, half)
+
+    assert federation.state() == before
 
 
 def test_who_came_first_does_not_change_a_bit(federation: Federation) -> None:
