@@ -3,18 +3,26 @@
 import keras
 import numpy as np
 
+from coordinator.protocol import first_weights
 from coordinator.protocol.manifest import Manifest, TensorSpec, Vector, patch_weights
 from tflite_models import export, files, initializers, patches, signatures
 from tflite_models.network import Network
 
 
-def build(model: keras.Sequential, *, name: str, description: str) -> files.Artefacts:
+def build(
+    model: keras.Sequential,
+    *,
+    name: str,
+    description: str,
+    values: first_weights.Values | None = None,
+) -> files.Artefacts:
     """Build the files of a Keras model. Its weights become sentinels.
 
     Args:
         model: A built model.
         name: What the coordinator calls it.
         description: One line for people.
+        values: First values of some or all tensors, kept beside the manifest.
 
     Raises:
         UnsupportedLayer: A layer has no gradient here.
@@ -39,10 +47,12 @@ def build(model: keras.Sequential, *, name: str, description: str) -> files.Arte
     )
     # zeros compress to nothing, sentinels do not
     infer = patch_weights(infer, manifest, np.zeros(manifest.size, np.float32))
-    manifest = manifest.model_copy(
-        update={"infer": files.describe(files.INFER_FILE, infer)}
-    )
-    return files.Artefacts(manifest=manifest, train=train, infer=infer)
+    update = {"infer": files.describe(files.INFER_FILE, infer)}
+    weights = None if values is None else first_weights.write(manifest, values)
+    if weights is not None:
+        update["weights"] = files.describe(files.WEIGHTS_FILE, weights)
+    manifest = manifest.model_copy(update=update)
+    return files.Artefacts(manifest=manifest, train=train, infer=infer, weights=weights)
 
 
 def describe_tensors(model: keras.Sequential) -> tuple[TensorSpec, ...]:

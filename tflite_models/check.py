@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
+from coordinator.protocol import first_weights
 from coordinator.protocol.manifest import Manifest, Vector, patch_weights
 from tflite_models import building, export, flatbuffer, keras_models, reference
 from tflite_models.files import Artefacts
@@ -61,6 +62,9 @@ def check(artefacts: Artefacts, model: keras.Sequential | None) -> Iterator[Find
         model,
         name=artefacts.manifest.model,
         description=artefacts.manifest.description,
+        values=None
+        if artefacts.weights is None
+        else first_weights.read(artefacts.manifest, artefacts.weights),
     )
     yield Finding(
         subject="a rebuild gives the same files",

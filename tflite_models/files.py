@@ -1,4 +1,4 @@
-"""A model's three files in a folder. Needs no TensorFlow."""
+"""A model's files in a folder. Needs no TensorFlow."""
 
 import dataclasses
 import hashlib
@@ -11,6 +11,7 @@ FOLDER: Final = pathlib.Path(__file__).parent / "artefacts"
 MANIFEST_FILE: Final = "manifest.json"
 TRAIN_FILE: Final = "train.tflite"
 INFER_FILE: Final = "model.tflite"
+WEIGHTS_FILE: Final = "weights.safetensors"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,10 +21,15 @@ class Artefacts:
     manifest: Manifest
     train: bytes
     infer: bytes
+    weights: bytes | None = None  #: first values of some or all tensors
 
     def write(self, folder: pathlib.Path) -> None:
-        """Write the three files, the manifest last."""
+        """Write the files, the manifest last."""
         folder.mkdir(parents=True, exist_ok=True)
+        if self.weights is None:
+            (folder / WEIGHTS_FILE).unlink(missing_ok=True)  # of another build
+        else:
+            (folder / WEIGHTS_FILE).write_bytes(self.weights)
         (folder / TRAIN_FILE).write_bytes(self.train)
         (folder / INFER_FILE).write_bytes(self.infer)
         (folder / MANIFEST_FILE).write_bytes(self.manifest.to_json())
@@ -57,7 +63,7 @@ def read(folder: pathlib.Path) -> Artefacts:
     """
     manifest = Manifest.model_validate_json((folder / MANIFEST_FILE).read_bytes())
     contents = []
-    for artefact in (manifest.train, manifest.infer):
+    for artefact in manifest.artefacts:
         content = (folder / artefact.file).read_bytes()
         found = describe(artefact.file, content)
         if found != artefact:
@@ -66,7 +72,9 @@ def read(folder: pathlib.Path) -> Artefacts:
                 f"got {found.sha256}"
             )
         contents.append(content)
-    return Artefacts(manifest=manifest, train=contents[0], infer=contents[1])
+    train, infer, *own = contents
+    weights = own[0] if own else None
+    return Artefacts(manifest=manifest, train=train, infer=infer, weights=weights)
 
 
 def describe(file: str, content: bytes) -> Artefact:

@@ -37,7 +37,11 @@ _STREAM_BATCH = 500
 async def create_task(
     body: operations.TaskRequest, given: Given, token: OperatorToken
 ) -> operations.TaskState:
-    """Draw first weights from the plan's seed, publish them, open the first round."""
+    """Publish first weights and open the first round.
+
+    Weights that came with the model are taken as they are; the others are drawn from
+    the plan's seed.
+    """
 
     def call() -> operations.TaskState:
         devices.authenticate_operator(given.store, token)

@@ -1,4 +1,4 @@
-"""First weights, drawn from a seed by the manifest's initializers.
+"""First weights: given, or drawn from a seed by the manifest's initializers.
 
 The distributions are those of Keras's initializers of the same name; the stream is
 numpy's PCG64, so that a coordinator needs no TensorFlow and draws the same everywhere.
@@ -12,6 +12,7 @@ from typing import Final, Literal
 
 import numpy as np
 
+from coordinator.protocol.first_weights import Values
 from coordinator.protocol.manifest import Initializer, Manifest, Vector
 
 _TRUNCATED_STDDEV: Final = 0.87962566103423978  # of a normal cut at two deviations
@@ -27,17 +28,20 @@ _SCALED: Final[Mapping[str, tuple[float, Literal["in", "avg"], _Law]]] = {
 }
 
 
-def draw_weights(manifest: Manifest, seed: int) -> Vector:
+def draw_weights(manifest: Manifest, seed: int, given: Values | None = None) -> Vector:
     """Return first weights, shape (manifest.size,), float32.
 
-    Tensor ``i`` draws from its own stream (seed, i).
+    Tensor ``i`` is taken from ``given``, or draws from its own stream (seed, i): what
+    is given changes no other tensor.
     """
     weights = np.empty(manifest.size, np.float32)
     for index, tensor in enumerate(manifest.tensors):
+        place = slice(tensor.offset, tensor.offset + tensor.size)
+        if given is not None and tensor.name in given:
+            weights[place] = given[tensor.name].reshape(-1)
+            continue
         generator = np.random.default_rng([seed, index])
-        weights[tensor.offset : tensor.offset + tensor.size] = _draw(
-            tensor.initializer, tensor.size, generator
-        )
+        weights[place] = _draw(tensor.initializer, tensor.size, generator)
     return weights
 
 

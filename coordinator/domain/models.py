@@ -27,7 +27,7 @@ class Version:
     model: str
     number: int  #: from 0, over all tasks of the model
     task: str
-    round_id: int | None  #: none: drawn from a seed
+    round_id: int | None  #: none: the first of its task
     weights_sha256: str
     size_bytes: int
     optimizer_sha256: str | None  #: state of the server optimizer, if it has any

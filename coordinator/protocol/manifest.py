@@ -125,6 +125,12 @@ class Manifest(Record):
         description="Inference graph whose weight buffers are patched per version."
     )
     patches: tuple[Patch, ...]
+    weights: Artefact | None = pydantic.Field(
+        None,
+        exclude_if=lambda artefact: artefact is None,  # a manifest without it: as ever
+        description="First values of some or all tensors; the others are drawn from "
+        "the plan's seed.",
+    )
 
     @pydantic.model_validator(mode="after")
     def _layout_has_no_holes(self) -> Self:
@@ -161,6 +167,12 @@ class Manifest(Record):
             raise ValueError("patches overlap")
         if spans[-1][1] > self.infer.size_bytes:
             raise ValueError("a patch reaches past the end of the inference artefact")
+
+    @property
+    def artefacts(self) -> tuple[Artefact, ...]:
+        """Every file that the model has."""
+        own = () if self.weights is None else (self.weights,)
+        return (self.train, self.infer, *own)
 
     @property
     def size(self) -> int:

@@ -156,7 +156,7 @@ versions = sa.Table(
     sa.Column("model", _id(), sa.ForeignKey(models.c.id), primary_key=True),
     sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("task", _id(), nullable=False, index=True),
-    sa.Column("round_id", sa.Integer, unique=True),  # none: drawn from a seed
+    sa.Column("round_id", sa.Integer, unique=True),  # none: a task's first
     sa.Column("weights_sha256", sa.String(64), nullable=False),
     sa.Column("size_bytes", _count(), nullable=False),
     sa.Column("optimizer_sha256", sa.String(64)),  # none: the optimizer has no state

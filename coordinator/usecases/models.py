@@ -8,7 +8,7 @@ import pydantic
 from coordinator.domain.errors import ModelExists
 from coordinator.domain.events import Happening
 from coordinator.domain.models import Model, Version
-from coordinator.protocol import digests, encodings
+from coordinator.protocol import digests, encodings, first_weights
 from coordinator.protocol.manifest import Artefact, Manifest, patch_weights
 from coordinator.store import events, models
 from coordinator.store.blobs import BlobStore
@@ -31,8 +31,11 @@ def register(
         ModelExists: Another manifest has the name.
     """
     manifest = _read_manifest(folder / MANIFEST_FILE)
-    for artefact in (manifest.train, manifest.infer):
-        blobs.put(_read_artefact(folder, artefact))
+    contents = [_read_artefact(folder, artefact) for artefact in manifest.artefacts]
+    if manifest.weights is not None:
+        _insist_first_weights(manifest, folder, contents[-1])
+    for content in contents:
+        blobs.put(content)
     canonical = manifest.to_json()
     model = Model(
         manifest=manifest,
@@ -50,6 +53,14 @@ def register(
 
     store.run("register_model", body)
     return model
+
+
+def first_values(blobs: BlobStore, model: Model) -> first_weights.Values | None:
+    """Return the first weights that a model came with, or none."""
+    artefact = model.manifest.weights
+    if artefact is None:
+        return None
+    return first_weights.read(model.manifest, blobs.get(artefact.sha256))
 
 
 def list_models(store: Store) -> list[tuple[Model, int, int | None]]:
@@ -115,3 +126,12 @@ def _read_artefact(folder: pathlib.Path, artefact: Artefact) -> bytes:
     if digests.sha256_hex(content) != artefact.sha256:
         raise InvalidModel(f"{path} is not the file that the manifest names")
     return content
+
+
+def _insist_first_weights(
+    manifest: Manifest, folder: pathlib.Path, content: bytes
+) -> None:
+    try:
+        first_weights.read(manifest, content)
+    except first_weights.InvalidFirstWeights as error:
+        raise InvalidModel(f"first weights in {folder}: {error}") from error

@@ -18,6 +18,7 @@ from coordinator.protocol.vocabulary import Kind
 from coordinator.store import assignments, events, models, rounds, tasks
 from coordinator.store.blobs import BlobStore
 from coordinator.store.engine import Store, Transaction
+from coordinator.usecases.models import first_values
 from coordinator.usecases.rounds import abandon, open_round
 
 
@@ -54,7 +55,7 @@ class VersionView:
 def create(
     store: Store, blobs: BlobStore, *, task_id: str, plan: Plan, now: dt.datetime
 ) -> TaskView:
-    """Draw first weights, publish them, and open the first round.
+    """Publish first weights, given or drawn, and open the first round.
 
     Raises:
         ModelUnknown: The plan names a model that is not registered.
@@ -63,7 +64,8 @@ def create(
     """
     model = store.read(lambda tx: models.get(tx, plan.model))
     task_policy.insist_suitable(plan, model.manifest)
-    weights = draw_weights(model.manifest, plan.seed)
+    given = first_values(blobs, model)
+    weights = draw_weights(model.manifest, plan.seed, given)
     body_bytes = encodings.encode_weights(model.manifest, weights)
     weights_sha256 = blobs.put(body_bytes)
 

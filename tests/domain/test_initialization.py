@@ -142,3 +142,16 @@ def test_a_normal_law_is_cut_at_two_deviations(kind: Kind) -> None:
     within_one = (values < cut / 2).mean()
     expected = math.erf(1 / math.sqrt(2)) / math.erf(2 / math.sqrt(2))
     assert within_one == pytest.approx(expected, abs=5 * 0.5 / math.sqrt(SIZE))
+
+
+def test_what_is_given_is_kept_and_changes_no_other_draw() -> None:
+    bias = np.array([1.5, -2.5, 3.5], np.float32)
+
+    weights = draw_weights(tiny_manifest(), 7, {"dense/bias": bias})
+
+    drawn = draw_weights(tiny_manifest(), 7)
+    np.testing.assert_array_equal(weights[6:9], bias)
+    np.testing.assert_array_equal(
+        np.delete(weights, slice(6, 9)), np.delete(drawn, slice(6, 9))
+    )
+    np.testing.assert_array_equal(drawn[6:9], np.zeros(3))

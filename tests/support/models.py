@@ -69,13 +69,24 @@ def tiny_manifest(name: str = "tiny") -> Manifest:
     )
 
 
-def write_tiny_model(root: pathlib.Path, name: str = "tiny") -> pathlib.Path:
+def write_tiny_model(
+    root: pathlib.Path, name: str = "tiny", *, weights: bytes | None = None
+) -> pathlib.Path:
     """Write the model's folder as `tflite_models build` would."""
     folder = root / name
     folder.mkdir(parents=True)
+    manifest = tiny_manifest(name)
+    if weights is not None:
+        (folder / "weights.safetensors").write_bytes(weights)
+        artefact = Artefact(
+            file="weights.safetensors",
+            size_bytes=len(weights),
+            sha256=digests.sha256_hex(weights),
+        )
+        manifest = manifest.model_copy(update={"weights": artefact})
     (folder / "train.tflite").write_bytes(TRAIN)
     (folder / "model.tflite").write_bytes(INFER)
-    (folder / "manifest.json").write_bytes(tiny_manifest(name).to_json())
+    (folder / "manifest.json").write_bytes(manifest.to_json())
     return folder
 
 

@@ -18,11 +18,12 @@ from coordinator.domain.errors import (
 from coordinator.domain.initialization import draw_weights
 from coordinator.domain.rounds import Phase
 from coordinator.domain.tasks import Status
+from coordinator.protocol import first_weights, tensors
 from coordinator.protocol.digests import sha256_hex
 from coordinator.protocol.plans import TrainingPlan
 from coordinator.usecases import devices, models, tasks
 from tests.support.federation import Federation, plan
-from tests.support.models import INFER, TRAIN, tiny_manifest
+from tests.support.models import INFER, TRAIN, tiny_manifest, write_tiny_model
 
 
 def test_a_task_starts_from_weights_of_its_seed(federation: Federation) -> None:
@@ -43,6 +44,37 @@ def test_a_task_starts_from_weights_of_its_seed(federation: Federation) -> None:
         "task_created",
         "round_opened",
     ]
+
+
+def test_a_task_starts_from_the_weights_that_its_model_came_with(
+    federation: Federation,
+) -> None:
+    bias = np.array([1.5, -2.5, 3.5], np.float32)
+    given = {"dense/bias": bias}
+    write_tiny_model(
+        federation.folder / "models",
+        weights=first_weights.write(tiny_manifest(), given),
+    )
+
+    federation.start()
+
+    np.testing.assert_array_equal(
+        federation.weights(0), draw_weights(tiny_manifest(), 7, given)
+    )
+    np.testing.assert_array_equal(federation.weights(0)[6:9], bias)
+
+
+def test_first_weights_of_another_model_are_not_registered(
+    federation: Federation,
+) -> None:
+    other = tensors.write([("other", np.ones(3, np.float32))], {})
+    write_tiny_model(federation.folder / "models", weights=other)
+    before = federation.state()
+
+    with pytest.raises(models.InvalidModel, match="no tensor 'other'"):
+        federation.register()
+
+    assert federation.state() == before
 
 
 def test_a_second_task_of_a_model_publishes_the_next_version(
