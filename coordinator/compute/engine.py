@@ -9,7 +9,6 @@ from coordinator.compute import fold, server_step
 from coordinator.compute.backend import ComputeDevice
 from coordinator.domain.optimizers import ServerOptimizer
 from coordinator.protocol.manifest import Vector
-from coordinator.protocol.plans import ServerPlan
 
 
 class Engine:
@@ -23,7 +22,7 @@ class Engine:
         """Compile for updates of ``size`` elements before a round needs it."""
         fold.warm_up(size, device=self._device)
         nothing = np.zeros(size, np.float32)
-        self.step(nothing, np.zeros(size), ServerPlan(), None)
+        self.step(nothing, np.zeros(size), ServerOptimizer(), None)
 
     def fold(
         self,
@@ -44,7 +43,7 @@ class Engine:
         self,
         weights: Vector,
         aggregate: npt.NDArray[np.float64],
-        plan: ServerPlan,
+        settings: ServerOptimizer,
         state: bytes | None,
     ) -> tuple[Vector, bytes | None]:
         """Return new weights and the optimizer's new state.
@@ -55,12 +54,7 @@ class Engine:
         stepped, new_state = server_step.take_step(
             weights,
             aggregate,
-            settings=ServerOptimizer(
-                name=plan.optimizer,
-                learning_rate=plan.learning_rate,
-                momentum=plan.momentum,
-                nesterov=plan.nesterov,
-            ),
+            settings=settings,
             state=None if state is None else server_step.decode_state(state),
             device=self._device,
         )

@@ -5,7 +5,8 @@ nothing lives in memory: the optimizer's variables leave as named arrays, are st
 with the version and come back, so that a step after a restart is the step without one,
 to the last bit.
 
-Source: Reddi et al. 2021, "Adaptive Federated Optimization", algorithm 1.
+Source: Reddi et al. 2021, "Adaptive Federated Optimization", algorithms 1
+    and 2.
 """
 
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
+from coordinator.compute import yogi
 from coordinator.compute.backend import ComputeDevice, Tensor
 from coordinator.domain.optimizers import ServerOptimizer
 from coordinator.protocol import tensors
@@ -48,7 +50,7 @@ def take_step(
     Args:
         weights: The version that the devices trained from, shape (size,).
         aggregate: The mean of their deltas, shape (size,).
-        settings: The same in every round of a task.
+        settings: But for the rate the same in every round of a task.
         state: What the last step returned; None before the first.
         device: Where to compute.
 
@@ -102,13 +104,36 @@ def _build(settings: ServerOptimizer, variable: Tensor) -> Tensor:
     rate goes in as a function, because Keras keeps a number as a float32 variable.
     """
     optimizer: Tensor
+
+    def rate() -> np.float64:
+        return np.float64(settings.learning_rate)
+
+    moments = {
+        "beta_1": np.float64(settings.beta_1),
+        "beta_2": np.float64(settings.beta_2),
+        "epsilon": np.float64(settings.epsilon),
+    }
     match settings.name:
         case "sgd":
             optimizer = keras.optimizers.SGD(
-                learning_rate=lambda: np.float64(settings.learning_rate),
+                learning_rate=rate,
                 momentum=np.float64(settings.momentum),
                 nesterov=settings.nesterov,
                 name="sgd",
+            )
+        case "adam":
+            optimizer = keras.optimizers.Adam(
+                learning_rate=rate, **moments, name="adam"
+            )
+        case "yogi":
+            optimizer = yogi.Yogi(learning_rate=rate, **moments, name="yogi")
+        case "adagrad":
+            optimizer = keras.optimizers.Adagrad(
+                learning_rate=rate,
+                initial_accumulator_value=0.0,
+                # Keras adds it to the sum under the root, the paper's v_-1 = tau ** 2.
+                epsilon=np.square(np.float64(settings.epsilon)),
+                name="adagrad",
             )
         case _:
             assert_never(settings.name)

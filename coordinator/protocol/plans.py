@@ -4,7 +4,7 @@ What a plan holds is fixed when its task is made. The device is sent ``training`
 """
 
 import tomllib
-from typing import Literal, Self
+from typing import Literal, Self, TypeAlias
 
 import pydantic
 from pydantic import Field
@@ -12,6 +12,15 @@ from pydantic import Field
 from coordinator.protocol.deltas import EncodingName
 from coordinator.protocol.encodings import MAX_EXAMPLES
 from coordinator.protocol.manifest import Name, Record
+
+ServerOptimizerName: TypeAlias = Literal["sgd", "adam", "yogi", "adagrad"]
+
+
+def _refuse_set(record: Record, names: set[str], chosen: str) -> None:
+    """Refuse fields that say something where ``chosen`` makes no use of them."""
+    for name, field in type(record).model_fields.items():
+        if name in names and getattr(record, name) != field.default:
+            raise ValueError(f"{chosen} takes no {name}, got {getattr(record, name)}")
 
 
 class TrainingPlan(Record):
@@ -93,10 +102,11 @@ class RoundPlan(_Collection):
 class ServerPlan(Record):
     """The server step: ``-aggregate`` is the gradient of this optimizer.
 
-    SGD with rate 1 and no momentum is FedAvg; with momentum it is FedAvgM.
+    SGD with rate 1 and no momentum is FedAvg, with momentum FedAvgM; the others are
+    FedAdam, FedYogi and FedAdagrad. The rate is a function of the round's number.
     """
 
-    optimizer: Literal["sgd"] = Field("sgd", description="Server optimizer.")
+    optimizer: ServerOptimizerName = Field("sgd", description="Server optimizer.")
     learning_rate: float = Field(
         1.0, gt=0, le=100, allow_inf_nan=False, description="Step size on the server."
     )
@@ -105,17 +115,84 @@ class ServerPlan(Record):
         ge=0,
         lt=1,
         allow_inf_nan=False,
-        description="How much of the last step the next one keeps.",
+        description="`sgd`: how much of the last step the next one keeps.",
     )
     nesterov: bool = Field(
         False,  # noqa: FBT003 - the default
-        description="Take the momentum's look ahead.",
+        description="`sgd`: take the momentum's look ahead.",
+    )
+    beta_1: float = Field(
+        0.9,
+        ge=0,
+        lt=1,
+        allow_inf_nan=False,
+        description="`adam`, `yogi`: how much of the mean step is kept.",
+    )
+    beta_2: float = Field(
+        0.99,
+        ge=0,
+        lt=1,
+        allow_inf_nan=False,
+        description="`adam`, `yogi`: how much of the mean squared step is kept.",
+    )
+    epsilon: float = Field(
+        1e-3,
+        gt=0,
+        le=1,
+        allow_inf_nan=False,
+        description="`adam`, `yogi`, `adagrad`: elements that move by much less than "
+        "this are not scaled up (tau in the paper).",
+    )
+    schedule: Literal["constant", "exponential", "step", "cosine"] = Field(
+        "constant", description="How the step size falls from round to round."
+    )
+    decay_rounds: int | None = Field(
+        None,
+        ge=1,
+        le=1_000_000,
+        description="Rounds after which `decay_rate` of the step size is left; every "
+        "schedule but `constant` needs it.",
+    )
+    decay_rate: float = Field(
+        0.1,
+        gt=0,
+        lt=1,
+        allow_inf_nan=False,
+        description="Share of the step size that is left then; `cosine` stays there, "
+        "the others go on.",
+    )
+    warmup_rounds: int = Field(
+        0,
+        ge=0,
+        le=1_000_000,
+        description="First rounds, over which the step size grows to "
+        "`learning_rate`; the schedule starts after them.",
     )
 
     @pydantic.model_validator(mode="after")
     def _nesterov_needs_momentum(self) -> Self:
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov needs a momentum above 0")
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _settings_are_the_optimizers_own(self) -> Self:
+        takes = {
+            "sgd": {"momentum", "nesterov"},
+            "adam": {"beta_1", "beta_2", "epsilon"},
+            "yogi": {"beta_1", "beta_2", "epsilon"},
+            "adagrad": {"epsilon"},
+        }
+        own = takes[self.optimizer]
+        _refuse_set(self, set().union(*takes.values()) - own, self.optimizer)
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _a_schedule_knows_how_long(self) -> Self:
+        if self.schedule == "constant":
+            _refuse_set(self, {"decay_rounds", "decay_rate"}, "schedule constant")
+        elif self.decay_rounds is None:
+            raise ValueError(f"schedule {self.schedule} needs decay_rounds")
         return self
 
 

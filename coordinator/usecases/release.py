@@ -7,15 +7,16 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from coordinator.domain import optimizers
 from coordinator.domain import tasks as task_policy
 from coordinator.domain.aggregation import train_score
 from coordinator.domain.events import Happening
 from coordinator.domain.models import Version
+from coordinator.domain.optimizers import ServerOptimizer
 from coordinator.domain.rounds import Event
 from coordinator.domain.tasks import Status, Task
 from coordinator.protocol import encodings
 from coordinator.protocol.manifest import Manifest, Vector
-from coordinator.protocol.plans import ServerPlan
 from coordinator.protocol.vocabulary import Kind
 from coordinator.store import assignments, events, models, rounds, tasks
 from coordinator.store.blobs import BlobStore
@@ -40,7 +41,7 @@ class Compute(Protocol):
         self,
         weights: Vector,
         aggregate: npt.NDArray[np.float64],
-        plan: ServerPlan,
+        settings: ServerOptimizer,
         state: bytes | None,
     ) -> tuple[Vector, bytes | None]:
         """Return new weights and the optimizer's new state.
@@ -91,7 +92,7 @@ def release(
     trained, new_state = compute.step(
         _trainable_part(manifest, base),
         aggregate,
-        claim.task.plan.server,
+        optimizers.of_round(claim.task.plan.server, claim.round.number),
         None if state is None else blobs.get(state),
     )
     body = encodings.encode_weights(manifest, _with_trainable(manifest, base, trained))

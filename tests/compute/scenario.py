@@ -1,4 +1,4 @@
-"""A fold and two server steps, run on whichever backend ``KERAS_BACKEND`` names.
+"""A fold and steps of every optimizer, on whichever backend ``KERAS_BACKEND`` names.
 
 ``python -m tests.compute.scenario FILE`` writes what came out, for another backend's
 process to compare.
@@ -6,18 +6,62 @@ process to compare.
 
 import pathlib
 import sys
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from coordinator.compute.backend import select_device
+from coordinator.compute.backend import ComputeDevice, select_device
 from coordinator.compute.fold import WeightedDelta, fold_mean
-from coordinator.compute.server_step import decode_state, encode_state, take_step
+from coordinator.compute.server_step import (
+    State,
+    decode_state,
+    encode_state,
+    take_step,
+)
 from coordinator.domain.optimizers import ServerOptimizer
+from coordinator.protocol.manifest import Vector
 
 SIZE = 1003
 SETTINGS = ServerOptimizer(learning_rate=0.3, momentum=0.9, nesterov=True)
+OPTIMIZERS = {
+    "fedavg": ServerOptimizer(),
+    "fedavgm": ServerOptimizer(learning_rate=0.3, momentum=0.9),
+    "fedadam": ServerOptimizer(name="adam", learning_rate=0.3),
+    "fedyogi": ServerOptimizer(name="yogi", learning_rate=0.3),
+    "fedadagrad": ServerOptimizer(name="adagrad", learning_rate=0.3),
+}
+
+
+def five_updates() -> tuple[Vector, list[npt.NDArray[np.float64]]]:
+    """First weights and the aggregates of five rounds, from 1e-4 to 1 in size."""
+    generator = np.random.default_rng(11)
+    sizes = np.logspace(-4, 0, 13)
+    weights = generator.standard_normal(sizes.size, dtype=np.float32)
+    return weights, [generator.standard_normal(sizes.size) * sizes for _ in range(5)]
+
+
+def five_rounds(
+    settings: ServerOptimizer,
+    *,
+    device: ComputeDevice,
+    keep: Callable[[State], State] = lambda state: state,
+    start: Vector | None = None,
+    deltas: Sequence[npt.NDArray[np.float64]] | None = None,
+) -> list[tuple[Vector, State]]:
+    """Weights and state after every round; ``keep`` is done to it in between."""
+    weights, aggregates = five_updates()
+    weights = weights if start is None else start
+    state: State | None = None
+    published = []
+    for aggregate in aggregates if deltas is None else deltas:
+        weights, after = take_step(
+            weights, aggregate, settings=settings, state=state, device=device
+        )
+        state = keep(after)
+        published.append((weights, state))
+    return published
 
 
 def run_scenario() -> dict[str, npt.NDArray[Any]]:
@@ -42,5 +86,18 @@ def run_scenario() -> dict[str, npt.NDArray[Any]]:
     return {"mean": aggregate.mean, "weights": weights, **(state or {})}
 
 
+def run_optimizers() -> dict[str, npt.NDArray[Any]]:
+    """Return weights and state of every optimizer after five rounds, by name."""
+    device = select_device("cpu")
+    arrays = {}
+    for name, settings in OPTIMIZERS.items():
+        weights, state = five_rounds(settings, device=device)[-1]
+        arrays |= {f"{name}: {key}": array for key, array in state.items()}
+        arrays[f"{name}: weights"] = weights
+    return arrays
+
+
 if __name__ == "__main__":
-    pathlib.Path(sys.argv[1]).write_bytes(encode_state(run_scenario()))
+    pathlib.Path(sys.argv[1]).write_bytes(
+        encode_state(run_scenario() | run_optimizers())
+    )

@@ -30,12 +30,27 @@ BOUNDS: dict[str, tuple[float, float, float | None, float | None]] = {
     "update.topk_share": (TINY, 0, 0.5, 0.5001),
     "server.learning_rate": (TINY, 0, 100, 100.1),
     "server.momentum": (0, -TINY, 1 - 2**-53, 1),
+    "server.beta_1": (0, -TINY, 1 - 2**-53, 1),
+    "server.beta_2": (0, -TINY, 1 - 2**-53, 1),
+    "server.epsilon": (TINY, 0, 1, 1.0001),
+    "server.decay_rounds": (1, 0, 1_000_000, 1_000_001),
+    "server.decay_rate": (TINY, 0, 1 - 2**-53, 1),
+    "server.warmup_rounds": (0, -1, 1_000_000, 1_000_001),
     "evaluation.every": (1, 0, None, None),
     "evaluation.goal": (1, 0, 100_000, 100_001),
     "evaluation.minimum": (1, 0, 50, 51),
     "evaluation.lease_s": (TINY, 0, 86_400, 86_400.1),
     "evaluation.deadline_s": (TINY, 0, 604_800, 604_800.1),
     "reference.held_out_accuracy": (0, -TINY, 1, 1.0001),
+}
+#: What a plan must say beside a field for the field to be of use.
+COMPANY: dict[str, str] = {
+    "reference.held_out_accuracy": 'source = "x"',
+    "server.beta_1": 'optimizer = "adam"',
+    "server.beta_2": 'optimizer = "yogi"',
+    "server.epsilon": 'optimizer = "adagrad"',
+    "server.decay_rounds": 'schedule = "step"',
+    "server.decay_rate": 'schedule = "exponential"\ndecay_rounds = 10',
 }
 OUTSIDE = [
     (field, beyond)
@@ -52,7 +67,9 @@ INSIDE = [
 REALS = [
     field
     for field in BOUNDS
-    if field.endswith(("_s", "rate", "select", "momentum", "accuracy", "share"))
+    if field.endswith(
+        ("_s", "rate", "select", "momentum", "accuracy", "share", "_1", "_2", "epsilon")
+    )
 ]
 WHOLE = [field for field in BOUNDS if field not in REALS]
 
@@ -62,8 +79,8 @@ def toml(field: str, value: object) -> str:
     table, _, key = field.rpartition(".")
     # TOML writes numbers, nan and inf as Python does, and text as JSON does.
     text = json.dumps(value) if isinstance(value, str) else repr(value)
-    source = 'source = "x"\n' if table == "reference" else ""
-    return f"[{table}]\n{source}{key} = {text}\n" if table else f"{key} = {text}\n"
+    company = COMPANY.get(field, "")
+    return f"[{table}]\n{company}\n{key} = {text}\n" if table else f"{key} = {text}\n"
 
 
 def value_of(plan: object, field: str) -> object:
@@ -164,7 +181,8 @@ def test_a_text_that_is_no_toml_is_refused(text: str) -> None:
         ('round = "fast"', "round"),
         ('model = "../cnn"', "model"),
         ('[training]\noptimizer = "adam"', "training.optimizer"),
-        ('[server]\noptimizer = "adam"', "server.optimizer"),
+        ('[server]\noptimizer = "lamb"', "server.optimizer"),
+        ('[server]\nschedule = "linear"', "server.schedule"),
         (f'[reference]\nsource = "{"x" * 201}"', "reference.source"),
     ],
 )
@@ -197,3 +215,40 @@ def test_nesterov_needs_a_momentum() -> None:
     assert parse("[server]\nnesterov = true\nmomentum = 0.9").server.nesterov
     with pytest.raises(InvalidPlan, match=r"^server: .*nesterov needs a momentum"):
         parse("[server]\nnesterov = true")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('optimizer = "adam"\nmomentum = 0.9', "adam takes no momentum, got 0.9"),
+        (
+            'optimizer = "yogi"\nmomentum = 0.9\nnesterov = true',
+            "yogi takes no momentum, got 0.9",
+        ),
+        ('optimizer = "adagrad"\nbeta_1 = 0.5', "adagrad takes no beta_1, got 0.5"),
+        ("beta_2 = 0.9", "sgd takes no beta_2, got 0.9"),
+        ("epsilon = 0.1", "sgd takes no epsilon, got 0.1"),
+        ('schedule = "cosine"', "schedule cosine needs decay_rounds"),
+        ("decay_rounds = 5", "schedule constant takes no decay_rounds, got 5"),
+        ("decay_rate = 0.5", "schedule constant takes no decay_rate, got 0.5"),
+    ],
+)
+def test_a_setting_that_its_server_step_makes_no_use_of_is_refused(
+    text: str, message: str
+) -> None:
+    with pytest.raises(InvalidPlan, match=f"^server: .*{message}$"):
+        parse(f"[server]\n{text}")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'optimizer = "adam"\nbeta_1 = 0.5\nbeta_2 = 0.9\nepsilon = 0.1',
+        'optimizer = "yogi"\nbeta_1 = 0.5\nbeta_2 = 0.9\nepsilon = 0.1',
+        'optimizer = "adagrad"\nepsilon = 0.1',
+        'schedule = "cosine"\ndecay_rounds = 5\nwarmup_rounds = 2',
+    ],
+)
+def test_a_server_step_survives_being_kept(text: str) -> None:
+    plan = parse(f"[server]\n{text}")
+    assert Plan.model_validate_json(plan.model_dump_json()) == plan

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import numpy.typing as npt
 
+from coordinator.domain.optimizers import ServerOptimizer
 from coordinator.protocol.manifest import Vector
-from coordinator.protocol.plans import ServerPlan
 
 
 class NumpyCompute:
@@ -34,13 +34,13 @@ class NumpyCompute:
         self,
         weights: Vector,
         aggregate: npt.NDArray[np.float64],
-        plan: ServerPlan,
+        settings: ServerOptimizer,
         state: bytes | None,
     ) -> tuple[Vector, bytes | None]:
         before = np.zeros(weights.size) if state is None else np.frombuffer(state)
-        velocity = plan.momentum * before + plan.learning_rate * aggregate
+        velocity = settings.momentum * before + settings.learning_rate * aggregate
         with np.errstate(over="ignore"):  # what float32 cannot hold turns infinite
             stepped = (weights + velocity).astype(np.float32)
         if not np.isfinite(stepped).all():
             raise ArithmeticError("the step left weights that are not finite")
-        return stepped, velocity.tobytes() if plan.momentum else None
+        return stepped, velocity.tobytes() if settings.momentum else None

@@ -134,6 +134,29 @@ def test_the_servers_optimizer_goes_on_where_it_was(federation: Federation) -> N
     np.testing.assert_array_equal(state, np.full(10, 1.5))
 
 
+def test_the_step_size_follows_the_rounds_and_not_the_attempts(
+    federation: Federation,
+) -> None:
+    server = ServerPlan(schedule="step", decay_rounds=1, decay_rate=0.5)
+    federation.start(settings=plan(goal=1, server=server))
+    start = federation.weights(0)
+    federation.clock.advance(120)
+    federation.advance()  # the first attempt is abandoned
+    for _ in range(2):
+        federation.take_part([2.0] * 10)
+        federation.release(federation.must_claim())
+
+    assert [(r.number, r.attempt) for r in federation.attempts()][:3] == [
+        (1, 1),
+        (1, 2),
+        (2, 1),
+    ]
+    np.testing.assert_array_equal(federation.weights(1), start + np.float32(2.0))
+    np.testing.assert_array_equal(
+        federation.weights(2), start + np.float32(2.0) + np.float32(1.0)
+    )
+
+
 def test_the_training_score_is_weighted_by_examples(federation: Federation) -> None:
     federation.start(settings=plan(goal=2))
     for examples, loss, accuracy in ((1, 4.0, 0.0), (3, 2.0, 1.0)):
