@@ -41,7 +41,19 @@ def swarm(
     *,
     n: Annotated[
         int | None,
-        typer.Option("--n", min=1, help="Devices. Default: the plan's goal."),
+        typer.Option(
+            "--n", min=1, help="Devices that come in a round. Default: the plan's goal."
+        ),
+    ] = None,
+    population: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|all",
+            help="Devices there are, if more than come in a round: all are enrolled, "
+            "and the seed draws anew for each round who comes. all: every writer of "
+            "the data. Default: as many as come.",
+            show_default=False,
+        ),
     ] = None,
     rounds: Annotated[
         int | None,
@@ -81,8 +93,8 @@ def swarm(
             min=0,
             max=2**32 - 1,
             help="Decides initial weights, the split of the data, the order of "
-            "examples and who vanishes; the same seed gives the same final weights. "
-            "Default: the plan's.",
+            "examples, who comes and who vanishes; the same seed gives the same final "
+            "weights. Default: the plan's.",
             show_default=False,
         ),
     ] = None,
@@ -171,8 +183,14 @@ def swarm(
             "--database-url is for an embedded coordinator, not with --coordinator"
         )
     joins_only = coordinator is not None and operator_token is None
+    devices = n or chosen.round.goal
+    if population is not None and joins_only:
+        raise typer.BadParameter(
+            "--population needs --operator-token, to see which round is open"
+        )
     settings = run.Settings(
-        devices=n or chosen.round.goal,
+        devices=devices,
+        population=_read_population(population, devices=devices),
         plan=chosen,
         plan_name=source.stem,
         task=task or source.stem,
@@ -244,6 +262,20 @@ def _read_plan(path: pathlib.Path, *, rounds: int | None, seed: int | None) -> P
     return plan.model_copy(
         update={key: value for key, value in changes.items() if value is not None}
     )
+
+
+def _read_population(text: str | None, *, devices: int) -> int | None:
+    """Return how many devices there are; None is all that the data has."""
+    if text is None:
+        return devices
+    if text == "all":
+        return None
+    if not text.isdecimal() or int(text) < devices:
+        raise typer.BadParameter(
+            f"--population must be all or at least the {devices} devices that come in "
+            f"a round, got {text}"
+        )
+    return int(text)
 
 
 def _new_run_folder(runs: pathlib.Path) -> pathlib.Path:

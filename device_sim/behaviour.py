@@ -1,8 +1,8 @@
 """Every random choice of a simulated device, as a function of its seed.
 
-Decided here: how (seed, round, attempt, device) become randomness and which devices
-vanish. Two runs with one seed make the same choices, whatever order the network gives
-their requests.
+Decided here: how (seed, round, attempt, device) become randomness, which devices of a
+population come in a round, and which of them vanish. Two runs with one seed make the
+same choices, whatever order the network gives their requests.
 """
 
 import dataclasses
@@ -16,6 +16,7 @@ class Purpose(enum.IntEnum):
 
     TRAINING = 1  # order of examples, seed of dropout layers
     DROPOUT = 2  # which devices vanish
+    COHORT = 3  # which devices of a population come in a round
 
 
 def training_generator(
@@ -36,21 +37,42 @@ def training_generator(
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Behaviour:
-    """How reliable the devices of a swarm are.
+    """Which devices of a swarm come, and how reliable they are.
+
+    Of a population larger than ``devices`` another seeded choice of that size comes in
+    each round, its cohort; every attempt at the round has the same one.
 
     Each attempt at a round loses the same number of devices, another seeded choice each
     time: a device vanishes with probability ``dropout``, and a round can still wait for
     exactly those that stay, so that a seed decides the result with dropout too.
     """
 
-    devices: int
+    devices: int  #: that come in each round
+    population: int | None = None  #: all there are; None: as many as come
     dropout: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Check the probability. Raises ValueError."""
+        """Check the numbers. Raises ValueError."""
+        if self.population is not None and self.population < self.devices:
+            raise ValueError(
+                f"a population of {self.population} has no cohort of {self.devices}"
+            )
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
+
+    def cohort(self, round_number: int) -> tuple[int, ...]:
+        """Return the devices that come in a round, in ascending order."""
+        if self.population is None or self.population == self.devices:
+            return tuple(range(self.devices))
+        drawn = np.random.default_rng(
+            np.random.SeedSequence((int(Purpose.COHORT), self.seed, round_number))
+        ).permutation(self.population)
+        return tuple(sorted(drawn[: self.devices].tolist()))
+
+    def comes(self, *, round_number: int, device: int) -> bool:
+        """Whether ``device`` is in the cohort of a round."""
+        return device in self.cohort(round_number)
 
     @property
     def survivors(self) -> int:
@@ -66,4 +88,5 @@ class Behaviour:
                 (int(Purpose.DROPOUT), self.seed, round_number, attempt)
             )
         ).permutation(self.devices)
-        return bool((order[self.survivors :] == device).any())
+        cohort = self.cohort(round_number)
+        return device in {cohort[place] for place in order[self.survivors :]}

@@ -30,7 +30,8 @@ from coordinator.protocol.vocabulary import FailureReason, Kind, WaitReason
 from device_sim import behaviour, cache, client, trainer
 from device_sim.data import Shard
 
-_LONG_POLL_S: Final = 10.0
+LONG_POLL_S: Final = 10.0
+_DECLINED_PAUSE_S: Final = 1.0  # by then the swarm knows of the newer round
 _FAILURE_PATIENCE_S: Final = 5.0  # a lost failure report costs a lease, no more
 # The place is gone or the result counted: there is nothing to give up.
 _ENDED: Final = (
@@ -183,8 +184,10 @@ class Participant:
         library: cache.Library,
         trainers: trainer.TrainerPool,
         habits: behaviour.Behaviour,
+        wait_s: float = LONG_POLL_S,
         state: State | None = None,
     ) -> None:
+        """Take what the device has; ``wait_s`` is how long a check-in may be held."""
         self.index = index
         self.state = state or State.new()
         self._shard = shard
@@ -192,6 +195,7 @@ class Participant:
         self._library = library
         self._trainers = trainers
         self._habits = habits
+        self._wait_s = wait_s
         self._materials: tuple[trainer.Model, Vector] | None = None
         self._lease_ends: float | None = None  # on the client's monotonic clock
 
@@ -230,7 +234,7 @@ class Participant:
     async def _check_in(self, token: str) -> Step:
         try:
             answer = await self._calls.check_in(
-                token, key=self.state.check_in_key, wait_s=_LONG_POLL_S
+                token, key=self.state.check_in_key, wait_s=self._wait_s
             )
         except client.Refused as refusal:
             if not refusal.is_of(problems.IDEMPOTENCY_KEY_REUSED):
@@ -246,13 +250,16 @@ class Participant:
                 seconds=answer.retry_after_s or 0.0, reason=answer.wait_reason
             )
         self._lease_ends = self._calls.monotonic() + assignment.lease_s
-        if assignment.kind is Kind.TRAIN and self._habits.vanishes(
-            round_number=assignment.round,
-            attempt=assignment.attempt,
-            device=self.index,
-        ):
-            self._ask_anew()
-            return Vanished(assignment=assignment)
+        if assignment.kind is Kind.TRAIN:
+            if not self._habits.comes(round_number=assignment.round, device=self.index):
+                return await self._decline(token, assignment)
+            if self._habits.vanishes(
+                round_number=assignment.round,
+                attempt=assignment.attempt,
+                device=self.index,
+            ):
+                self._ask_anew()
+                return Vanished(assignment=assignment)
         self.state = dataclasses.replace(self.state, assignment=assignment)
         return Progressed(action=Action.CHECKED_IN, assignment=assignment)
 
@@ -341,18 +348,31 @@ class Participant:
         )
         return Progressed(action=Action.REPORTED, assignment=assignment)
 
+    async def _decline(self, token: str, assignment: Assignment) -> Step:
+        """Free a place in a round that opened meanwhile and is other devices'."""
+        await self._say_why(
+            token, assignment, FailureReason.INTERRUPTED, "not in this round's cohort"
+        )
+        self._ask_anew()
+        return Waiting(seconds=_DECLINED_PAUSE_S, reason=None)
+
     async def _give_up(
         self, token: str, assignment: Assignment, error: Exception
     ) -> Step:
         reason = _REASONS[type(error)]
-        failure = FailureReport(reason=reason, detail=str(error)[:500])
+        await self._say_why(token, assignment, reason, str(error))
+        return self._end(assignment, f"{reason}: {error}")
+
+    async def _say_why(
+        self, token: str, assignment: Assignment, reason: FailureReason, detail: str
+    ) -> None:
+        failure = FailureReport(reason=reason, detail=detail[:500])
         deadline = self._calls.monotonic() + _FAILURE_PATIENCE_S
         # If nobody hears of it, the lease frees the place a little later.
         with contextlib.suppress(client.Refused, client.Unreachable):
             await self._calls.send_failure(
                 token, assignment.failure_to, failure, deadline=deadline
             )
-        return self._end(assignment, f"{reason}: {error}")
 
     def _end(self, assignment: Assignment, why: str) -> Step:
         self._ask_anew()

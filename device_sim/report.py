@@ -54,10 +54,11 @@ class RunReport:
     plan: str
     data: str  # the source, as on the command line
     seed: int
-    devices: int
+    devices: int  # that come in each round
     seconds: float
     held_out_accuracy: float | None  # of the last version
     rounds: tuple[RoundRow, ...]
+    population: int | None = None  # devices there are; None: as many as come
     note: tuple[str, ...] = ()  # what a reader should know, one sentence each
 
     def to_json(self) -> bytes:
@@ -157,9 +158,15 @@ def _headline(report: RunReport) -> str:
     ran = len(report.rounds)
     return (
         f"{report.plan}: {result} after {ran} round{'' if ran == 1 else 's'}\n"
-        f"{report.devices} devices on {data}, seed {report.seed}, "
+        f"{_devices(report)} on {data}, seed {report.seed}, "
         f"{report.seconds:.0f} s"
     )
+
+
+def _devices(report: RunReport) -> str:
+    if report.population is None:
+        return f"{report.devices} devices"
+    return f"{report.devices} of {report.population} devices a round"
 
 
 def _plot(

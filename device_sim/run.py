@@ -20,9 +20,10 @@ from coordinator.protocol.vocabulary import Kind
 from device_sim import behaviour, cache, client, data, report, trainer
 from device_sim.embedded import EmbeddedCoordinator
 from device_sim.operator import Examiner, Measured, Operator, follow
-from device_sim.participant import Participant
+from device_sim.participant import LONG_POLL_S, Participant
 from device_sim.progress import Present, Progress
 from device_sim.swarm import Swarm
+from device_sim.turns import Turns
 
 WEIGHTS_FILE: Final = "weights.safetensors"
 _REFRESH_S: Final = 0.25
@@ -37,7 +38,8 @@ class TaskStopped(Exception):
 class Settings:
     """What a run is asked for; see the command line's help."""
 
-    devices: int
+    devices: int  #: that come in each round
+    population: int | None  #: devices there are; None: every writer of the data
     plan: Plan
     plan_name: str
     task: str
@@ -62,6 +64,7 @@ class _Parts:
     trainers: trainer.TrainerPool
     federation: data.Federation
     swarm: Swarm
+    turns: Turns | None
 
 
 def fit(plan: Plan, habits: behaviour.Behaviour) -> tuple[Plan, list[str]]:
@@ -107,9 +110,7 @@ class Run:
     def __init__(self, settings: Settings, progress: Progress) -> None:
         self._settings = settings
         self._progress = progress
-        self._habits = behaviour.Behaviour(
-            devices=settings.devices, dropout=settings.dropout, seed=settings.plan.seed
-        )
+        self._habits = behaviour.Behaviour(devices=settings.devices)  # until loaded
         self._began = time.monotonic()
         self._present = Present(seconds=0.0)
         self._rows: list[report.RoundRow] = []
@@ -138,15 +139,31 @@ class Run:
             federation = await asyncio.to_thread(
                 data.load,
                 settings.data,
-                devices=settings.devices,
+                devices=settings.population,
                 seed=settings.plan.seed,
                 alpha=settings.alpha,
             )
+            self._habits = self._habits_of(federation)
             async with self._parts(federation) as parts:
                 await self._live(parts)
         finally:
             if self.embedded is not None:
                 self.embedded.stop()
+
+    def _habits_of(self, federation: data.Federation) -> behaviour.Behaviour:
+        settings = self._settings
+        population = len(federation.shards)
+        if population < settings.devices:
+            raise data.DataError(
+                f"{settings.data} has {population} writers with train and test "
+                f"examples, too few for {settings.devices} devices a round"
+            )
+        return behaviour.Behaviour(
+            devices=settings.devices,
+            population=population,
+            dropout=settings.dropout,
+            seed=settings.plan.seed,
+        )
 
     @contextlib.asynccontextmanager
     async def _parts(self, federation: data.Federation) -> AsyncIterator[_Parts]:
@@ -165,10 +182,12 @@ class Run:
                 if embedded is not None:
                     await embedded.wait_until_ready(calls)
                 library = cache.Library(cache.DownloadCache(calls))
+                turns = Turns(self._habits) if self._takes_turns else None
                 swarm = Swarm(
                     await self._enlist(federation, connector, library, trainers),
                     threads=trainers.threads,
                     contributions=settings.contributions,
+                    turns=turns,
                     on_assignment=self._note_round,
                 )
                 yield _Parts(
@@ -177,6 +196,7 @@ class Run:
                     trainers=trainers,
                     federation=federation,
                     swarm=swarm,
+                    turns=turns,
                 )
         finally:
             trainers.close()
@@ -202,9 +222,15 @@ class Run:
                     library=own,
                     trainers=trainers,
                     habits=self._habits,
+                    wait_s=0.0 if self._takes_turns else LONG_POLL_S,
                 )
             )
         return participants
+
+    @property
+    def _takes_turns(self) -> bool:
+        """Whether there are more devices than come in a round."""
+        return self._habits.population != self._habits.devices
 
     async def _live(self, parts: _Parts) -> None:
         token = self._settings.operator_token
@@ -242,13 +268,21 @@ class Run:
             trainers=parts.trainers,
             federation=parts.federation,
         )
-        state = await follow(
-            operator,
-            examiner,
-            bytes_down=lambda: parts.calls.traffic.bytes_down,
-            on_state=self._note_state,
-            on_measured=lambda measured: self._note_measured(measured, plan),
-        )
+        async with asyncio.TaskGroup() as group:
+            watching = (
+                None
+                if parts.turns is None
+                else group.create_task(parts.turns.watch(operator.state))
+            )
+            state = await follow(
+                operator,
+                examiner,
+                bytes_down=lambda: parts.calls.traffic.bytes_down,
+                on_state=self._note_state,
+                on_measured=lambda measured: self._note_measured(measured, plan),
+            )
+            if watching is not None:
+                watching.cancel()
         await self._write(state, await operator.metrics(), parts.library, examiner)
         if state.status == "stopped":
             raise TaskStopped(f"task {state.id} stopped: {state.reason}")
@@ -285,6 +319,7 @@ class Run:
             data=settings.data,
             seed=settings.plan.seed,
             devices=settings.devices,
+            population=self._habits.population if self._takes_turns else None,
             seconds=time.monotonic() - self._began,
             held_out_accuracy=accuracy,
             rounds=tuple(self._rows),

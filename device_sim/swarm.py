@@ -22,6 +22,7 @@ from device_sim.participant import (
     Vanished,
     Waiting,
 )
+from device_sim.turns import Turns
 
 _LOG: Final = logging.getLogger(__name__)
 _AT_WORK_PER_THREAD: Final = 4  # one trains, the others' updates are on their way
@@ -49,6 +50,7 @@ class Swarm:
         *,
         threads: int,
         contributions: int | None = None,
+        turns: Turns | None = None,
         on_assignment: Callable[[Assignment], None] | None = None,
     ) -> None:
         """Take the devices.
@@ -57,11 +59,13 @@ class Swarm:
             participants: The devices.
             threads: How many of them train at the same time.
             contributions: Updates after which a device leaves; None: when tasks end.
+            turns: Says when a device may check in; None: always.
             on_assignment: Called for the first assignment of each round.
         """
         self.tally = Tally()
         self._participants = participants
         self._contributions = contributions
+        self._turns = turns
         self._on_assignment = on_assignment
         self._at_work = asyncio.Semaphore(threads * _AT_WORK_PER_THREAD)
         self._newest: tuple[str, int, int] | None = None  # task, round, attempt
@@ -78,6 +82,8 @@ class Swarm:
             if participant.state.assignment is not None:
                 await self._contribute(participant)
                 continue
+            if self._turns is not None and participant.state.token is not None:
+                await self._turns.due(participant.index)
             step = await participant.step()
             match step:
                 case Progressed(action=action, assignment=assignment):
@@ -87,9 +93,11 @@ class Swarm:
                 case Vanished(assignment=assignment):
                     self.tally.vanished += 1
                     self._see(assignment)
+                    if self._turns is not None:
+                        self._turns.done(participant.index, assignment)
                     await self._stay_away(assignment)
                 case Waiting(seconds=seconds):
-                    await asyncio.sleep(seconds)
+                    await self._rest(seconds)
                 case Done():
                     return
 
@@ -97,8 +105,15 @@ class Swarm:
         async with self._at_work:
             while participant.state.assignment is not None:
                 step = await participant.step()
-                if isinstance(step, Progressed):
-                    self._count(step)
+                if not isinstance(step, Progressed):
+                    continue
+                self._count(step)
+                if (
+                    self._turns is not None
+                    and step.action is Action.REPORTED
+                    and step.assignment is not None
+                ):
+                    self._turns.done(participant.index, step.assignment)
 
     def _count(self, step: Progressed) -> None:
         if step.action is Action.REPORTED:
@@ -108,6 +123,12 @@ class Swarm:
         elif step.action is Action.GAVE_UP:
             self.tally.gave_up[step.why or "no reason"] += 1
             _LOG.warning("a device gave its assignment up: %s", step.why)
+
+    async def _rest(self, seconds: float) -> None:
+        if self._turns is None:
+            await asyncio.sleep(seconds)
+        else:
+            await self._turns.rest(seconds)
 
     def _has_left(self, participant: Participant) -> bool:
         return (

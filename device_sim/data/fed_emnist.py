@@ -58,7 +58,7 @@ def cache_folder() -> pathlib.Path:
 def load(
     part: str,
     *,
-    devices: int,
+    devices: int | None,
     classes: int | None,
     cache: pathlib.Path,
     rng: np.random.Generator,
@@ -69,7 +69,7 @@ def load(
 
     Args:
         part: ``digits`` or ``all``, a key of ``PARTS``.
-        devices: At least 1.
+        devices: At least 1; None: every writer.
         classes: Number of classes, 10 or 62 where None.
         cache: Folder that the database is kept in.
         rng: Where all chance comes from.
@@ -112,7 +112,7 @@ def _read(
     split: str,
     name: str,
     classes: int,
-    devices: int,
+    devices: int | None,
     rng: np.random.Generator,
 ) -> Federation:
     trains = _counts(connection, f"{split}_train")

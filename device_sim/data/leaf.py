@@ -35,7 +35,7 @@ Part = tuple[Images, Labels]
 def load(
     folder: pathlib.Path,
     *,
-    devices: int,
+    devices: int | None,
     classes: int | None,
     rng: np.random.Generator,
 ) -> Federation:

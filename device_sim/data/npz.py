@@ -2,7 +2,10 @@
 
 The file holds the arrays ``images`` (uint8, (n, 28, 28), 0 = paper), ``labels`` (n,),
 ``writer`` (n,) and ``split`` (n,): 0 = train, 1 = test, drawn within each writer. An
-array ``writer_ids`` of text names the writers, where it is there.
+array ``writer_ids`` of text names the writers, where it is there. An array
+``official_test`` (n,) marks with 1 the writers that are held out, where it is there:
+they are no devices, and the held-out set is all that they wrote. Without it every
+writer may be a device, and the held-out set is the test part of each.
 """
 
 import pathlib
@@ -24,10 +27,15 @@ from device_sim.data.federation import (
 )
 
 COLUMNS: Final = ("labels", "writer", "split")
+_OPTIONAL: Final = frozenset({"writer_ids", "official_test"})
 
 
 def load(
-    path: pathlib.Path, *, devices: int, classes: int | None, rng: np.random.Generator
+    path: pathlib.Path,
+    *,
+    devices: int | None,
+    classes: int | None,
+    rng: np.random.Generator,
 ) -> Federation:
     """Return ``devices`` of the writers in the file.
 
@@ -41,7 +49,10 @@ def load(
         int(arrays["labels"].max()), classes=classes, origin=str(path)
     )
     labels = arrays["labels"].astype(np.uint8)  # under 62
+    is_held_out = _held_out(arrays, path)
     able = np.intersect1d(writer[split == 0], writer[split == 1])
+    if "official_test" in arrays:
+        able = np.setdiff1d(able, writer[is_held_out])
     chosen = partition.choose_writers(
         able.tolist(), devices=devices, origin=str(path), rng=rng
     )
@@ -66,8 +77,8 @@ def load(
         name=f"npz:{path}",
         classes=classes,
         shards=tuple(shards),
-        held_out_images=images[split == 1],
-        held_out_labels=labels[split == 1],
+        held_out_images=images[is_held_out],
+        held_out_labels=labels[is_held_out],
     )
 
 
@@ -83,7 +94,7 @@ def _read(path: pathlib.Path) -> Mapping[str, npt.NDArray[Any]]:
                     f"{path} has no array {', '.join(sorted(wanted - names))}: "
                     f"it needs {', '.join(sorted(wanted))}"
                 )
-            arrays = {name: file[name] for name in wanted | ({"writer_ids"} & names)}
+            arrays = {name: file[name] for name in wanted | (_OPTIONAL & names)}
     except FileNotFoundError as error:
         raise DataError(f"there is no file {path}: check the path") from error
     except (
@@ -110,7 +121,7 @@ def _check(arrays: Mapping[str, npt.NDArray[Any]], path: pathlib.Path) -> None:
             f"images of {path} must be uint8 of shape (n, 28, 28), "
             f"got {images.dtype} of shape {images.shape}"
         )
-    for name in COLUMNS:
+    for name in (*COLUMNS, *({"official_test"} & arrays.keys())):
         column = arrays[name]
         if column.dtype.kind not in "iu" or column.shape != images.shape[:1]:
             raise DataError(
@@ -119,11 +130,31 @@ def _check(arrays: Mapping[str, npt.NDArray[Any]], path: pathlib.Path) -> None:
             )
         if column.min() < 0:
             raise DataError(f"{name} of {path} must be 0 or more, got {column.min()}")
-    if arrays["split"].max() > 1:
+    for name in ("split", *({"official_test"} & arrays.keys())):
+        if arrays[name].max() > 1:
+            raise DataError(
+                f"{name} of {path} must be 0 (train) or 1 (test), "
+                f"got {arrays[name].max()}"
+            )
+
+
+def _held_out(
+    arrays: Mapping[str, npt.NDArray[Any]], path: pathlib.Path
+) -> npt.NDArray[np.bool_]:
+    """Return which examples no device trains on, shape (n,)."""
+    is_test: npt.NDArray[np.bool_] = arrays["split"] == 1
+    official = arrays.get("official_test")
+    if official is None:
+        return is_test
+    writer = arrays["writer"]
+    held_out: npt.NDArray[np.bool_] = official == 1
+    both = np.intersect1d(writer[held_out], writer[~held_out])
+    if len(both) or not held_out.any():
         raise DataError(
-            f"split of {path} must be 0 (train) or 1 (test), "
-            f"got {arrays['split'].max()}"
+            f"official_test of {path} must mark some writers and each of them whole, "
+            f"got {held_out.sum()} examples marked and {len(both)} writers in part"
         )
+    return held_out
 
 
 def _name(arrays: Mapping[str, npt.NDArray[Any]], number: int) -> str:

@@ -119,16 +119,20 @@ def split_off(
 
 
 def choose_writers(
-    writers: Sequence[Name], *, devices: int, origin: str, rng: np.random.Generator
+    writers: Sequence[Name],
+    *,
+    devices: int | None,
+    origin: str,
+    rng: np.random.Generator,
 ) -> list[Name]:
-    """Return ``devices`` of the writers in a seeded order.
+    """Return ``devices`` of the writers in a seeded order; all of them for None.
 
     With the same generator state a larger number of devices only adds writers.
 
     Raises:
         DataError: There are fewer writers than devices.
     """
-    if devices > len(writers):
+    if devices is not None and devices > len(writers):
         raise DataError(
             f"{origin} has {len(writers)} writers with train and test examples, "
             f"too few for {devices} devices: ask for {len(writers)} or fewer"

@@ -13,7 +13,7 @@ DEFAULT_ALPHA = 1.0
 def load(
     source: str,
     *,
-    devices: int,
+    devices: int | None,
     seed: int,
     alpha: float | None = None,
     test_fraction: float = 0.1,
@@ -29,7 +29,7 @@ def load(
     Args:
         source: ``sample``, ``npz:PATH``, ``fed-emnist``, ``fed-emnist:digits``,
             ``fed-emnist:all`` or ``leaf:DIR``.
-        devices: At least 1.
+        devices: At least 1. None: every writer of the source.
         seed: At least 0.
         alpha: Concentration of the label skew, for ``sample`` alone; 1 where not given,
             infinity for equal devices. Writers are as skewed as they are.
@@ -41,7 +41,7 @@ def load(
     Raises:
         DataError: The source is unknown, missing, damaged or too small.
     """
-    if devices < 1:
+    if devices is not None and devices < 1:
         raise DataError(f"a federation needs 1 device or more, got {devices}")
     if seed < 0:
         raise DataError(f"seed must be 0 or more, got {seed}")
@@ -58,6 +58,11 @@ def load(
         )
     match kind:
         case "sample" if not colon:
+            if devices is None:
+                raise DataError(
+                    "sample has no writers to count: --population all is for "
+                    "sources of writers"
+                )
             federation = sample.load(
                 devices=devices,
                 alpha=DEFAULT_ALPHA if alpha is None else alpha,

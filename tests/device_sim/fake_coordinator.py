@@ -23,7 +23,8 @@ from coordinator.protocol.messages import (
     FailureReport,
     Receipt,
 )
-from coordinator.protocol.plans import TrainingPlan, UpdatePlan
+from coordinator.protocol.operations import TaskState
+from coordinator.protocol.plans import Plan, TrainingPlan, UpdatePlan
 from coordinator.protocol.vocabulary import Kind, WaitReason
 
 ARTEFACTS = pathlib.Path(__file__).parents[2] / "tflite_models" / "artefacts" / "cnn"
@@ -40,6 +41,7 @@ class FakeCoordinator:
         default_factory=lambda: TrainingPlan(batch_size=4, learning_rate=0.05)
     )
     update: UpdatePlan = dataclasses.field(default_factory=UpdatePlan)
+    goal: int | None = None  #: updates that open the next round; None: ever a next one
     refuse_reports_with: problems.ProblemType | None = None
     corrupt: bool = False  #: whether downloads have a wrong byte
 
@@ -92,7 +94,17 @@ class FakeCoordinator:
     def _check_in(self, token: str, key: str) -> CheckIn:
         name = self.names[token]
         known = self.by_key.get((token, key))
-        if known is None:
+        if known is None and self.goal is not None:
+            if self.is_finished or self.taken.get(name) == self.open_round:
+                return CheckIn(
+                    assignment=None,
+                    wait_reason=WaitReason.NO_OPEN_ROUND,
+                    retry_after_s=60.0,
+                )
+            self.taken[name] = self.open_round
+            known = self._assignment(self.open_round)
+            self.by_key[token, key] = known
+        elif known is None:
             self.taken[name] = self.taken.get(name, 0) + 1
             if self.taken[name] > self.rounds:
                 return CheckIn(
@@ -103,6 +115,29 @@ class FakeCoordinator:
             known = self._assignment(self.taken[name])
             self.by_key[token, key] = known
         return CheckIn(assignment=known, wait_reason=None, retry_after_s=None)
+
+    @property
+    def open_round(self) -> int:
+        """With a goal: the round that is open."""
+        assert self.goal is not None
+        return len(self.updates) // self.goal + 1
+
+    @property
+    def is_finished(self) -> bool:
+        return self.open_round > self.rounds
+
+    async def state(self) -> TaskState:
+        """With a goal: what an operator is told."""
+        return TaskState(
+            id="fake",
+            status="finished" if self.is_finished else "running",
+            reason=None,
+            plan=Plan(),
+            version=0,
+            rounds_committed=self.open_round - 1,
+            created_at=NOW,
+            open_rounds=(),
+        )
 
     def _assignment(self, number: int) -> Assignment:
         name = f"{next(self._ids):032x}"

@@ -65,3 +65,38 @@ def test_training_draws_differ_by_seed_round_and_device_only():
     draws = {draw(s, r, d) for s in (0, 1) for r in (1, 2) for d in (0, 1)}
     assert len(draws) == 8
     assert draw(0, 1, 1) == draw(0, 1, 1)
+
+
+def test_a_cohort_is_a_function_of_seed_and_round():
+    def cohorts(seed: int) -> list[tuple[int, ...]]:
+        habits = behaviour.Behaviour(devices=5, population=30, seed=seed)
+        return [habits.cohort(number) for number in range(1, 30)]
+
+    assert cohorts(1) == cohorts(1)
+    assert cohorts(1) != cohorts(2)
+    assert {len(set(cohort)) for cohort in cohorts(1)} == {5}
+    assert len(set(cohorts(1))) > 25
+    assert {device for cohort in cohorts(1) for device in cohort} == set(range(30))
+
+
+def test_without_a_larger_population_everybody_comes():
+    for population in (None, 4):
+        habits = behaviour.Behaviour(devices=4, population=population)
+        assert habits.cohort(7) == (0, 1, 2, 3)
+
+
+def test_only_devices_of_the_cohort_vanish_and_as_many_as_asked_for():
+    habits = behaviour.Behaviour(devices=10, population=40, dropout=0.3, seed=2)
+    for number in range(1, 6):
+        lost = [
+            device
+            for device in range(40)
+            if habits.vanishes(round_number=number, attempt=1, device=device)
+        ]
+        assert len(lost) == 3
+        assert set(lost) < set(habits.cohort(number))
+
+
+def test_a_population_smaller_than_a_cohort_is_refused():
+    with pytest.raises(ValueError, match="population of 3 has no cohort of 4"):
+        behaviour.Behaviour(devices=4, population=3)

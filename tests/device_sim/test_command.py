@@ -27,6 +27,9 @@ def _elsewhere(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (("--n", "0"), "--n"),
         (("--dropout", "1.5"), "--dropout"),
         (("--plan", "nowhere.toml"), "nowhere.toml"),
+        (("--n", "5", "--population", "4"), "at least the 5 devices"),
+        (("--population", "many"), "got many"),
+        (("--population", "99", "--coordinator", "http://c"), "--operator-token"),
         (("--database-url", "x", "--coordinator", "http://c"), "--database-url"),
     ],
 )
@@ -77,6 +80,7 @@ def test_help_explains_every_option():
     assert result.exit_code == 0
     for option in (
         "--n",
+        "--population",
         "--rounds",
         "--plan",
         "--data",

@@ -99,3 +99,8 @@ def test_a_record_prints_without_its_pixels():
     assert repr(federation) == "Federation(name='sample', classes=10)"
     assert federation.train_examples == sum(len(s.train_y) for s in federation.shards)
     assert 3500 < federation.train_examples < 3700
+
+
+def test_a_source_without_writers_cannot_say_how_many_they_are():
+    with pytest.raises(DataError, match="sample has no writers"):
+        load("sample", devices=None, seed=0)

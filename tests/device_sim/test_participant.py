@@ -22,6 +22,7 @@ from device_sim.participant import (
     State,
     Step,
     Vanished,
+    Waiting,
 )
 from tests.device_sim.fake_coordinator import FakeCoordinator
 
@@ -68,7 +69,10 @@ class Bench:
         self.now_s += seconds
 
     def participant(
-        self, state: State | None = None, dropout: float = 0.0
+        self,
+        state: State | None = None,
+        dropout: float = 0.0,
+        habits: behaviour.Behaviour | None = None,
     ) -> Participant:
         return Participant(
             index=0,
@@ -76,7 +80,7 @@ class Bench:
             calls=self.calls,
             library=cache.Library(cache.DownloadCache(self.calls)),
             trainers=self.trainers,
-            habits=behaviour.Behaviour(devices=2, dropout=dropout),
+            habits=habits or behaviour.Behaviour(devices=2, dropout=dropout),
             state=state,
         )
 
@@ -333,3 +337,18 @@ async def test_a_refused_update_leaves_nothing_to_make_up(bench: Bench):
     await steps_of(participant)
     assert participant.state.residual is None
     assert participant.state.next_residual is None
+
+
+async def test_a_place_in_a_round_of_another_cohort_is_given_back(bench: Bench):
+    habits = next(
+        habits
+        for seed in range(20)
+        for habits in [behaviour.Behaviour(devices=1, population=2, seed=seed)]
+        if (habits.cohort(1), habits.cohort(2)) == ((1,), (0,))
+    )
+    steps = await steps_of(bench.participant(habits=habits))
+    assert [type(step) for step in steps].count(Waiting) == 1
+    assert [failure.reason for failure in bench.fake.failures] == [
+        FailureReason.INTERRUPTED
+    ]
+    assert [number for _, number, _ in bench.fake.updates] == [2]

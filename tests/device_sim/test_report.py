@@ -50,6 +50,7 @@ def test_the_json_has_every_field_by_name():
         "data": "npz:/a/folder/writers.npz",
         "seed": 7,
         "devices": 20,
+        "population": None,
         "seconds": 12.25,
         "held_out_accuracy": 0.91,
         "note": ["one machine"],
@@ -157,6 +158,10 @@ def test_the_headline_says_what_ran_and_how_it_went():
     assert unmeasured.startswith(
         "default: not measured after 0 rounds\n20 devices on s"
     )
+
+
+def test_the_headline_says_how_many_of_how_many_devices_come():
+    assert "20 of 70 devices a round on" in report._headline(run(population=70))
 
 
 def test_matplotlib_is_imported_for_the_picture_alone():

@@ -13,6 +13,7 @@ from device_sim import behaviour, cache, client, trainer
 from device_sim.data import Shard
 from device_sim.participant import Participant
 from device_sim.swarm import Swarm
+from device_sim.turns import Turns
 from tests.device_sim.fake_coordinator import FakeCoordinator
 
 DEVICES = 6
@@ -52,6 +53,7 @@ def enlist(
     *,
     dropout: float = 0.0,
     shares: bool = True,
+    habits: behaviour.Behaviour | None = None,
 ) -> list[Participant]:
     calls = client.Client(http, jitter=np.random.default_rng(0))
     shared = cache.Library(cache.DownloadCache(calls))
@@ -62,7 +64,7 @@ def enlist(
             calls=calls,
             library=shared if shares else cache.Library(cache.DownloadCache(calls)),
             trainers=trainers,
-            habits=behaviour.Behaviour(devices=DEVICES, dropout=dropout),
+            habits=habits or behaviour.Behaviour(devices=DEVICES, dropout=dropout),
         )
         for index in range(DEVICES)
     ]
@@ -152,3 +154,30 @@ async def test_a_coordinator_that_refuses_devices_ends_the_swarm(
         with pytest.raises(ExceptionGroup) as group:
             await Swarm(enlist(http, trainers), threads=2).run()
     assert group.group_contains(client.Refused, match="may not do this")
+
+
+async def test_of_a_population_only_the_cohort_of_a_round_works_in_it(
+    trainers: trainer.TrainerPool,
+):
+    habits = behaviour.Behaviour(devices=2, population=DEVICES, seed=3)
+    expected = {
+        (f"writer-{device}-{device}", number)
+        for number in (1, 2, 3)
+        for device in habits.cohort(number)
+    }
+    fake = FakeCoordinator(rounds=3, goal=2)
+    turns = Turns(habits)
+    async with fake.client() as http, asyncio.timeout(20), asyncio.TaskGroup() as group:
+        swarm = Swarm(enlist(http, trainers, habits=habits), threads=2, turns=turns)
+        tasks = [
+            group.create_task(swarm.run()),
+            group.create_task(turns.watch(fake.state)),
+        ]
+        while not fake.is_finished or swarm.tally.enrolled < DEVICES:  # noqa: ASYNC110 - a tally has no event
+            await asyncio.sleep(0)
+        for task in tasks:
+            task.cancel()
+    assert {(name, number) for name, number, _ in fake.updates} == expected
+    assert len(fake.updates) == 6
+    assert not fake.failures
+    assert len({name for name, _ in expected}) > 2, "not the same two each time"
