@@ -13,10 +13,13 @@ from coordinator import app as composition
 from coordinator.clock import SystemClock
 from coordinator.config import InvalidSettings, Settings, read_settings
 from coordinator.domain.errors import DomainError
+from coordinator.domain.models import PRODUCTION
 from coordinator.protocol import operations, plans
+from coordinator.protocol.manifest import Name
 from coordinator.store import schema
-from coordinator.usecases import devices, models, tasks
+from coordinator.usecases import devices, models, registry, tasks
 from coordinator.usecases.models import InvalidModel
+from coordinator.usecases.registry import Entry
 from coordinator.usecases.tasks import RoundView, VersionView
 
 cli = typer.Typer(
@@ -27,7 +30,7 @@ cli = typer.Typer(
     add_completion=False,
 )
 tasks_cli = typer.Typer(help="Start, list, show and stop tasks.")
-models_cli = typer.Typer(help="Register and list models.")
+models_cli = typer.Typer(help="Register models; list, tag and promote versions.")
 devices_cli = typer.Typer(help="List enrolled devices.")
 cli.add_typer(tasks_cli, name="tasks")
 cli.add_typer(models_cli, name="models")
@@ -55,7 +58,8 @@ def _settings() -> Iterator[Settings]:
         raise typer.Exit(composition.EXIT_UNUSABLE) from error
     except pydantic.ValidationError as error:
         faults = error.errors(include_url=False)
-        _complain("; ".join(f"{fault['loc'][0]}: {fault['msg']}" for fault in faults))
+        lines = [": ".join([*map(str, f["loc"][:1]), f["msg"]]) for f in faults]
+        _complain("; ".join(lines))
         raise typer.Exit(composition.EXIT_UNUSABLE) from error
     except composition.DATABASE_ERRORS as error:
         _complain(f"the database cannot be used: {error}")
@@ -192,11 +196,84 @@ def list_models() -> None:
     """List models and how many versions each has."""
     with _settings() as settings:
         store, _ = composition.prepare(settings)
-        for model, versions, newest in models.list_models(store):
-            typer.echo(
-                f"{model.id}: {model.manifest.size} parameters, {versions} versions"
-                + ("" if newest is None else f", newest {newest}")
-            )
+        for view in models.list_models(store):
+            parts = [
+                f"{view.model.id}: {view.model.manifest.size} parameters",
+                f"{view.versions} versions",
+            ]
+            if view.newest_version is not None:
+                parts.append(f"newest {view.newest_version}")
+            parts += [f"{tag} = {number}" for tag, number in view.tags.items()]
+            typer.echo(", ".join(parts))
+
+
+@models_cli.command("versions")
+def list_versions(
+    model: Annotated[str, typer.Argument(help="Name of the model.")],
+    before: Annotated[
+        int | None, typer.Option(help="Only versions with a lower number.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 100,
+) -> None:
+    """List a model's versions with origin, scores and tags, newest first."""
+    with _settings() as settings:
+        store, _ = composition.prepare(settings)
+        for entry in registry.list_versions(
+            store, model=model, before=before, limit=limit
+        ):
+            typer.echo(_entry_line(entry))
+
+
+@models_cli.command("promote")
+def promote_version(
+    model: Annotated[str, typer.Argument(help="Name of the model.")],
+    version: Annotated[int, typer.Argument(help="Number of the version.")],
+) -> None:
+    """Let the tag `production`, which apps are meant to run, point to a version."""
+    tag_version(model, PRODUCTION, version)
+
+
+@models_cli.command("tag")
+def tag_version(
+    model: Annotated[str, typer.Argument(help="Name of the model.")],
+    tag: Annotated[str, typer.Argument(help="Name for the version.")],
+    version: Annotated[int, typer.Argument(help="Number of the version.")],
+) -> None:
+    """Let a tag point to a version; where it pointed before, it points no more."""
+    with _settings() as settings:
+        store, _ = composition.prepare(settings)
+        name = pydantic.TypeAdapter(Name).validate_python(tag)
+        registry.set_tag(
+            store, model=model, name=name, number=version, now=SystemClock().now()
+        )
+        typer.echo(f"{tag} is version {version} of model {model}")
+
+
+@models_cli.command("untag")
+def untag_version(
+    model: Annotated[str, typer.Argument(help="Name of the model.")],
+    tag: Annotated[str, typer.Argument(help="The tag.")],
+) -> None:
+    """Remove a tag; its version stays."""
+    with _settings() as settings:
+        store, _ = composition.prepare(settings)
+        registry.remove_tag(store, model=model, name=tag, now=SystemClock().now())
+        typer.echo(f"model {model} has no tag {tag} any more")
+
+
+@models_cli.command("rollback")
+def roll_back(
+    model: Annotated[str, typer.Argument(help="Name of the model.")],
+    version: Annotated[int, typer.Argument(help="Number of the version.")],
+) -> None:
+    """Let the running task that published a version go on from it."""
+    with _settings() as settings:
+        store, _ = composition.prepare(settings)
+        _, found = models.find_version(store, model, version)
+        tasks.roll_back(
+            store, task_id=found.task, number=version, now=SystemClock().now()
+        )
+        typer.echo(f"task {found.task} goes on from version {version}")
 
 
 @devices_cli.command("list")
@@ -222,7 +299,23 @@ def _round_line(view: RoundView) -> str:
     )
 
 
-def _version_line(view: VersionView) -> str:
+def _entry_line(entry: Entry) -> str:
+    version, origin = entry.version, entry.origin
+    notes = [*entry.tags, *(["current"] if origin.is_current else [])]
+    made = (
+        f"first of task {version.task}"
+        if origin.round_number is None
+        else f"round {origin.round_number} of task {version.task}, "
+        f"from {origin.base_version}"
+    )
+    return (
+        _version_line(entry)
+        + f" ({made})"
+        + (f" [{', '.join(notes)}]" if notes else "")
+    )
+
+
+def _version_line(view: VersionView | Entry) -> str:
     parts = [f"version {view.version.number}:"]
     for name, score in (
         ("train", view.train),

@@ -175,10 +175,10 @@ def work(settings: Settings) -> None:
     store = open_store(settings)
     schema.ensure(store)
     engine = Engine(device)
-    for model, _, _ in models.list_models(store):
+    for view in models.list_models(store):
         if stop.is_set():
             break
-        engine.warm_up(model.manifest.trainable_size)
+        engine.warm_up(view.model.manifest.trainable_size)
     name = name_of_this_process()
     log.info("worker %s computes with %s", name, device.description)
     worker = Worker(

@@ -6,7 +6,15 @@ from collections.abc import AsyncIterator
 
 import fastapi
 
-from coordinator.api import assignments, devices, health, models, problems, tasks
+from coordinator.api import (
+    assignments,
+    devices,
+    health,
+    models,
+    problems,
+    registry,
+    tasks,
+)
 from coordinator.api.services import Services
 
 _DESCRIPTION = """
@@ -22,7 +30,10 @@ request has changed nothing.
 """
 _TAGS = [
     {"name": "device", "description": "What a phone calls, with its own token."},
-    {"name": "model", "description": "Immutable downloads; no token needed."},
+    {
+        "name": "model",
+        "description": "Downloads, immutable but for tags; no token needed.",
+    },
     {"name": "operator", "description": "What a person or a script calls."},
     {"name": "health", "description": "For load balancers and supervisors."},
 ]
@@ -52,6 +63,6 @@ def create(services: Services, *, version: str) -> fastapi.FastAPI:
     )
     app.state.services = services
     problems.install(app, away=services.store.errors)
-    for module in (devices, assignments, models, tasks, health):
+    for module in (devices, assignments, models, registry, tasks, health):
         app.include_router(module.router)
     return app

@@ -30,7 +30,7 @@ async def list_models(given: Given, token: OperatorToken) -> operations.ModelLis
         devices.authenticate_operator(given.store, token)
         return operations.ModelList(
             models=tuple(
-                rendering.model_state(*row) for row in models.list_models(given.store)
+                rendering.model_state(view) for view in models.list_models(given.store)
             )
         )
 

@@ -40,6 +40,7 @@ PROBLEMS: Final[Mapping[type[Exception], ProblemType]] = {
     errors.IdempotencyKeyReused: problems.IDEMPOTENCY_KEY_REUSED,
     errors.ModelUnknown: problems.MODEL_UNKNOWN,
     errors.VersionUnknown: problems.VERSION_UNKNOWN,
+    errors.TagUnknown: problems.TAG_UNKNOWN,
     errors.ModelExists: problems.MODEL_EXISTS,
     errors.AssignmentUnknown: problems.ASSIGNMENT_UNKNOWN,
     errors.ForeignAssignment: problems.FOREIGN_ASSIGNMENT,

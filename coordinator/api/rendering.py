@@ -11,6 +11,8 @@ from coordinator.protocol import encodings, messages, operations, paths
 from coordinator.protocol.manifest import Artefact
 from coordinator.protocol.vocabulary import Kind
 from coordinator.usecases.check_in import Work
+from coordinator.usecases.models import ModelView
+from coordinator.usecases.registry import Entry, Tagged
 from coordinator.usecases.tasks import RoundView, TaskView, VersionView
 
 
@@ -114,17 +116,51 @@ def version_metrics(view: VersionView) -> operations.VersionMetrics:
     )
 
 
-def model_state(
-    model: Model, versions: int, newest: int | None
-) -> operations.ModelState:
+def model_state(view: ModelView) -> operations.ModelState:
     """Describe a model."""
+    model = view.model
     return operations.ModelState(
         id=model.id,
         parameters=model.manifest.size,
         trainable_parameters=model.manifest.trainable_size,
         manifest_sha256=model.manifest_sha256,
-        versions=versions,
-        newest_version=newest,
+        versions=view.versions,
+        newest_version=view.newest_version,
+        tags=dict(view.tags),
+    )
+
+
+def version_state(entry: Entry, model: Model) -> operations.VersionState:
+    """Say where a version comes from and how good it is."""
+    version, origin = entry.version, entry.origin
+    first = "seed" if model.manifest.weights is None else "weights"
+    return operations.VersionState(
+        version=version.number,
+        task=version.task,
+        is_current=origin.is_current,
+        origin=first if version.round_id is None else "round",
+        round=origin.round_number,
+        base_version=origin.base_version,
+        aggregate_norm=version.aggregate_norm,
+        published_at=version.published_at,
+        train=_score(entry.train),
+        federated=_score(entry.federated),
+        federated_devices=entry.federated_devices,
+        held_out=_score(entry.held_out),
+        tags=entry.tags,
+    )
+
+
+def tag_state(tagged: Tagged) -> operations.TagState:
+    """Say what a tag points to."""
+    tag = tagged.tag
+    return operations.TagState(
+        model=tag.model,
+        tag=tag.name,
+        version=tag.version,
+        set_at=tag.set_at,
+        weights=_weights(tagged.version),
+        inference_file=paths.inference_file(tag.model, tag.version),
     )
 
 

@@ -117,6 +117,39 @@ async def stop_task(
     return await given.call(call)
 
 
+@router.post(
+    paths.TASKS + "/{task}/rollback",
+    response_model=operations.TaskState,
+    responses=refusals(
+        *_OPERATOR,
+        problems.TASK_UNKNOWN,
+        problems.VERSION_UNKNOWN,
+        problems.TASK_ENDED,
+    ),
+    summary="Let a task go on from another version",
+)
+async def roll_back_task(
+    task: Name,
+    body: operations.RollbackRequest,
+    given: Given,
+    token: OperatorToken,
+) -> operations.TaskState:
+    """Let a running task go on from another of its versions, mostly an older one.
+
+    Its open round is abandoned and opened anew from there; the state of the server's
+    optimizer is that version's. What was published stays.
+    """
+
+    def call() -> operations.TaskState:
+        devices.authenticate_operator(given.store, token)
+        view = tasks.roll_back(
+            given.store, task_id=task, number=body.version, now=given.clock.now()
+        )
+        return rendering.task_state(view)
+
+    return await given.call(call)
+
+
 @router.get(
     paths.TASKS + "/{task}/rounds",
     response_model=operations.RoundList,

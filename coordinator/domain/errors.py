@@ -3,7 +3,7 @@
 DomainError
 +-- Unauthenticated, Forbidden
 +-- IdempotencyKeyReused
-+-- ModelUnknown, VersionUnknown, ModelExists
++-- ModelUnknown, VersionUnknown, TagUnknown, ModelExists
 +-- AssignmentUnknown, ForeignAssignment, WrongKind
 +-- LeaseLapsed, RoundClosed, AssignmentEnded, AlreadyReported
 +-- DigestMismatch, InvalidEvaluation
@@ -42,6 +42,13 @@ class VersionUnknown(DomainError):
 
     def __init__(self, model: str, number: int) -> None:
         super().__init__(f"model {model!r} has no version {number}")
+
+
+class TagUnknown(DomainError):
+    """The model has no such tag."""
+
+    def __init__(self, model: str, tag: str) -> None:
+        super().__init__(f"model {model!r} has no tag {tag!r}")
 
 
 class ModelExists(DomainError):

@@ -26,6 +26,9 @@ class Happening(enum.StrEnum):
     DEVICE_FAILED = "device_failed"  # a device gave up, which freed its place
     LEASE_LAPSED = "lease_lapsed"  # a device was silent, which freed its place
     VERSION_SCORED = "version_scored"
+    TASK_ROLLED_BACK = "task_rolled_back"  # it goes on from another version
+    TAG_SET = "tag_set"
+    TAG_REMOVED = "tag_removed"
 
 
 #: After one of these a device that waits may get another answer.

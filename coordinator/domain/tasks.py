@@ -30,7 +30,7 @@ class Task:
     plan: Plan
     status: Status
     reason: str | None
-    version: int  #: newest published version of its model
+    version: int  #: that its next round starts from; mostly its newest
     rounds_committed: int
     created_at: dt.datetime
     revision: int  #: grows by one with every change
@@ -46,6 +46,10 @@ class Task:
             status=Status.FINISHED if done else Status.RUNNING,
             revision=self.revision + 1,
         )
+
+    def continued_from(self, version: int) -> "Task":
+        """Return the task with another of its versions as its current one."""
+        return dataclasses.replace(self, version=version, revision=self.revision + 1)
 
     def stopped(self, reason: str) -> "Task":
         """Return the task as it stops."""

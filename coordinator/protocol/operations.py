@@ -5,7 +5,7 @@ from typing import Any, Literal
 from pydantic import AwareDatetime, Field
 
 from coordinator.protocol.manifest import Name, Record, Sha256, example
-from coordinator.protocol.messages import Id
+from coordinator.protocol.messages import Download, Id
 from coordinator.protocol.plans import Plan
 from coordinator.protocol.vocabulary import Kind
 
@@ -59,10 +59,22 @@ class TaskState(Record):
     status: Literal["running", "finished", "stopped"]
     reason: str | None = Field(description="Why it stopped.")
     plan: Plan
-    version: int = Field(description="Newest published version of its model.")
+    version: int = Field(
+        description="Version that its next round starts from: mostly its newest."
+    )
     rounds_committed: int = Field(description="Training rounds that published.")
     created_at: AwareDatetime
     open_rounds: tuple[RoundState, ...]
+
+
+class RollbackRequest(Record):
+    """Let a task go on from another of its versions."""
+
+    model_config = example(version=3)
+
+    version: int = Field(
+        ge=0, le=2**31 - 1, description="A version that the task published."
+    )
 
 
 class TaskList(Record):
@@ -127,12 +139,63 @@ class ModelState(Record):
     manifest_sha256: Sha256 = Field(description="SHA-256 of its canonical JSON.")
     versions: int = Field(description="How many versions were published.")
     newest_version: int | None = Field(description="None before its first task.")
+    tags: dict[Name, int] = Field(description="Version by tag.")
 
 
 class ModelList(Record):
     """Every model."""
 
     models: tuple[ModelState, ...]
+
+
+class VersionState(Record):
+    """A version of a model: where it comes from, how good it is, what it is called."""
+
+    version: int = Field(description="Number within its model, over all its tasks.")
+    task: Name = Field(description="The task that published it.")
+    is_current: bool = Field(description="Whether its task goes on from it.")
+    origin: Literal["seed", "weights", "round"] = Field(
+        description="seed or weights: its task's first, drawn from the plan's seed or "
+        "come with the model. round: its task trained it."
+    )
+    round: int | None = Field(description="Round of its task that published it.")
+    base_version: int | None = Field(description="Version that this round began from.")
+    aggregate_norm: float | None = Field(
+        description="L2 norm of the round's mean delta; none where it was not kept."
+    )
+    published_at: AwareDatetime
+    train: Score | None = Field(description="As its devices saw it while training.")
+    federated: Score | None = Field(
+        description="On the devices' own test examples, summed over devices."
+    )
+    federated_devices: int | None = Field(description="Devices behind that figure.")
+    held_out: Score | None = Field(description="As the operator measured it centrally.")
+    tags: tuple[Name, ...] = Field(description="Names that point to it now.")
+
+
+class VersionList(Record):
+    """Versions of a model, newest first."""
+
+    versions: tuple[VersionState, ...]
+
+
+class TagRequest(Record):
+    """Let a tag point to a version."""
+
+    model_config = example(version=3)
+
+    version: int = Field(ge=0, le=2**31 - 1, description="A version of the model.")
+
+
+class TagState(Record):
+    """The version that a tag points to now."""
+
+    model: Name
+    tag: Name = Field(description="The name, for instance production.")
+    version: int = Field(description="Number within its model.")
+    set_at: AwareDatetime = Field(description="Since when it points there.")
+    weights: Download
+    inference_file: str = Field(description="Path of the file that an app runs.")
 
 
 class DeviceState(Record):

@@ -29,6 +29,26 @@ def inference_file(model: str, version: int) -> str:
     return f"{MODELS}/{model}/versions/{version}/model.tflite"
 
 
+def versions(model: str) -> str:
+    """Where a model's versions are listed."""
+    return f"{MODELS}/{model}/versions"
+
+
+def tag(model: str, name: str) -> str:
+    """Where it says to which version a tag points."""
+    return f"{MODELS}/{model}/tags/{name}"
+
+
+def tagged_weights(model: str, name: str) -> str:
+    """Where the weights of the version lie that a tag points to now."""
+    return f"{tag(model, name)}/weights"
+
+
+def tagged_inference_file(model: str, name: str) -> str:
+    """Where the inference artefact of the version lies that a tag points to now."""
+    return f"{tag(model, name)}/model.tflite"
+
+
 def update(assignment: str) -> str:
     """Where the device of an assignment posts its update."""
     return f"/v1/assignments/{assignment}/update"
@@ -52,6 +72,11 @@ def task(task_id: str) -> str:
 def rounds(task_id: str) -> str:
     """Where a task's rounds lie."""
     return f"{TASKS}/{task_id}/rounds"
+
+
+def rollback(task_id: str) -> str:
+    """Where an operator lets a task go on from another version."""
+    return f"{TASKS}/{task_id}/rollback"
 
 
 def metrics(task_id: str) -> str:

@@ -87,6 +87,7 @@ IDEMPOTENCY_KEY_REUSED = _problem(
 # Models
 MODEL_UNKNOWN = _problem("model-unknown", _S.NOT_FOUND, "No such model")
 VERSION_UNKNOWN = _problem("version-unknown", _S.NOT_FOUND, "No such version")
+TAG_UNKNOWN = _problem("tag-unknown", _S.NOT_FOUND, "No such tag")
 MODEL_EXISTS = _problem(
     "model-exists", _S.CONFLICT, "A different model has this name already"
 )

@@ -2,7 +2,7 @@
 
 import datetime as dt
 import functools
-from typing import Final
+from typing import Any, Final, TypeAlias
 
 import sqlalchemy as sa
 
@@ -13,6 +13,8 @@ from coordinator.protocol.manifest import Manifest
 from coordinator.store.engine import Transaction
 from coordinator.store.tables import Row, models, scores, versions
 
+#: score and number of devices by version and source
+Scores: TypeAlias = dict[tuple[int, str], tuple[Score, int | None]]
 _GET: Final = sa.select(models.c.manifest, models.c.manifest_sha256).where(
     models.c.id == sa.bindparam("id")
 )
@@ -69,6 +71,7 @@ def insert_version(tx: Transaction, version: Version) -> None:
             weights_sha256=version.weights_sha256,
             size_bytes=version.size_bytes,
             optimizer_sha256=version.optimizer_sha256,
+            aggregate_norm=version.aggregate_norm,
             published_at=version.published_at,
         )
     )
@@ -85,14 +88,14 @@ def get_version(tx: Transaction, model: str, number: int) -> Version:
     ).one_or_none()
     if row is None:
         raise VersionUnknown(model, number)
-    return _version(row)
+    return version_from_row(row)
 
 
 def versions_of_task(tx: Transaction, task: str) -> list[Version]:
     """Return the versions that a task published, oldest first."""
     query = sa.select(versions).where(versions.c.task == task)
     rows = tx.connection.execute(query.order_by(versions.c.number))
-    return [_version(row) for row in rows]
+    return [version_from_row(row) for row in rows]
 
 
 def newest_version(tx: Transaction, model: str) -> int | None:
@@ -131,19 +134,10 @@ def put_score(
     )
 
 
-def scores_of_task(
-    tx: Transaction, task: str
-) -> dict[tuple[int, str], tuple[Score, int | None]]:
-    """Return score and number of devices by version and source."""
+def scores_of_task(tx: Transaction, task: str) -> Scores:
+    """Return what is known of a task's versions."""
     query = (
-        sa.select(
-            scores.c.version,
-            scores.c.source,
-            scores.c.examples,
-            scores.c.loss,
-            scores.c.accuracy,
-            scores.c.devices,
-        )
+        sa.select(scores)
         .join(
             versions,
             (versions.c.model == scores.c.model)
@@ -151,6 +145,20 @@ def scores_of_task(
         )
         .where(versions.c.task == task)
     )
+    return _scores(tx, query)
+
+
+def scores_between(tx: Transaction, model: str, first: int, last: int) -> Scores:
+    """Return what is known of a model's versions ``first`` to ``last``."""
+    return _scores(
+        tx,
+        sa.select(scores).where(
+            scores.c.model == model, scores.c.version.between(first, last)
+        ),
+    )
+
+
+def _scores(tx: Transaction, query: sa.Select[tuple[Any, ...]]) -> Scores:
     return {
         (row.version, row.source): (
             Score(examples=row.examples, loss=row.loss, accuracy=row.accuracy),
@@ -173,7 +181,8 @@ def _model(row: Row) -> Model:
     )
 
 
-def _version(row: Row) -> Version:
+def version_from_row(row: Row) -> Version:
+    """Return the version in a row of the table."""
     return Version(
         model=row.model,
         number=row.number,
@@ -182,5 +191,6 @@ def _version(row: Row) -> Version:
         weights_sha256=row.weights_sha256,
         size_bytes=row.size_bytes,
         optimizer_sha256=row.optimizer_sha256,
+        aggregate_norm=row.aggregate_norm,
         published_at=row.published_at,
     )

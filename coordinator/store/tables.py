@@ -160,7 +160,21 @@ versions = sa.Table(
     sa.Column("weights_sha256", sa.String(64), nullable=False),
     sa.Column("size_bytes", _count(), nullable=False),
     sa.Column("optimizer_sha256", sa.String(64)),  # none: the optimizer has no state
+    # L2; none: no round made it, or one before this was kept
+    sa.Column("aggregate_norm", sa.Double),
     sa.Column("published_at", Utc, nullable=False),
+)
+
+tags = sa.Table(
+    "tags",
+    metadata,
+    sa.Column("model", _id(), primary_key=True),
+    sa.Column("name", _id(), primary_key=True),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("set_at", Utc, nullable=False),
+    sa.ForeignKeyConstraint(
+        ["model", "version"], ["versions.model", "versions.number"]
+    ),
 )
 
 assignments = sa.Table(

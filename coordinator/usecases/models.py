@@ -1,7 +1,9 @@
 """Models: register an architecture, hand out its files and versions."""
 
+import dataclasses
 import datetime as dt
 import pathlib
+from collections.abc import Mapping
 
 import pydantic
 
@@ -10,7 +12,7 @@ from coordinator.domain.events import Happening
 from coordinator.domain.models import Model, Version
 from coordinator.protocol import digests, encodings, first_weights
 from coordinator.protocol.manifest import Artefact, Manifest, patch_weights
-from coordinator.store import events, models
+from coordinator.store import events, models, registry
 from coordinator.store.blobs import BlobStore
 from coordinator.store.engine import Store, Transaction
 
@@ -19,6 +21,16 @@ MANIFEST_FILE = "manifest.json"
 
 class InvalidModel(ValueError):
     """The folder holds no usable model; the message says what is wrong."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ModelView:
+    """A model and its versions."""
+
+    model: Model
+    versions: int
+    newest_version: int | None
+    tags: Mapping[str, int]  #: version by name
 
 
 def register(
@@ -63,15 +75,16 @@ def first_values(blobs: BlobStore, model: Model) -> first_weights.Values | None:
     return first_weights.read(model.manifest, blobs.get(artefact.sha256))
 
 
-def list_models(store: Store) -> list[tuple[Model, int, int | None]]:
-    """Return each model with its number of versions and the newest one's number."""
+def list_models(store: Store) -> list[ModelView]:
+    """Return every model by name."""
 
-    def body(tx: Transaction) -> list[tuple[Model, int, int | None]]:
+    def body(tx: Transaction) -> list[ModelView]:
         return [
-            (
-                model,
-                models.count_versions(tx, model.id),
-                models.newest_version(tx, model.id),
+            ModelView(
+                model=model,
+                versions=models.count_versions(tx, model.id),
+                newest_version=models.newest_version(tx, model.id),
+                tags={tag.name: tag.version for tag in registry.tags_of(tx, model.id)},
             )
             for model in models.every(tx)
         ]

@@ -87,6 +87,7 @@ def release(
         size=manifest.trainable_size,
         on_progress=on_progress,
     )
+    norm = float(np.linalg.norm(aggregate))
     base = encodings.decode_weights(manifest, blobs.get(claim.base.weights_sha256))
     state = claim.base.optimizer_sha256
     trained, new_state = compute.step(
@@ -108,6 +109,7 @@ def release(
             weights_sha256=weights_sha256,
             size_bytes=len(body),
             optimizer_sha256=optimizer_sha256,
+            aggregate_norm=norm,
             published_at=moment,
         )
 

@@ -170,15 +170,7 @@ def abandon(
     tx: Transaction, round_: Round, event: Event, reason: str, *, now: dt.datetime
 ) -> None:
     """End a round without a result; try it again, or stop the task, saying why."""
-    rounds.replace(tx, round_.after(event, now=now, reason=reason))
-    lapse_rest(tx, round_, now)
-    events.append_of(
-        tx,
-        Happening.ROUND_ABANDONED,
-        round_,
-        now=now,
-        reason=reason,
-    )
+    end_without_result(tx, round_, event, reason, now=now)
     task = tasks.get(tx, round_.task)
     if round_.kind is not Kind.TRAIN or task.status is not Status.RUNNING:
         return
@@ -195,6 +187,21 @@ def abandon(
     tasks.replace(tx, stopped)
     events.append(
         tx, Happening.TASK_STOPPED, now=now, task=task.id, reason=stopped.reason
+    )
+
+
+def end_without_result(
+    tx: Transaction, round_: Round, event: Event, reason: str, *, now: dt.datetime
+) -> None:
+    """Abandon a round and the leases in it, and nothing more."""
+    rounds.replace(tx, round_.after(event, now=now, reason=reason))
+    lapse_rest(tx, round_, now)
+    events.append_of(
+        tx,
+        Happening.ROUND_ABANDONED,
+        round_,
+        now=now,
+        reason=reason,
     )
 
 

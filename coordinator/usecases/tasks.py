@@ -19,6 +19,7 @@ from coordinator.store import assignments, events, models, rounds, tasks
 from coordinator.store.blobs import BlobStore
 from coordinator.store.engine import Store, Transaction
 from coordinator.usecases.models import first_values
+from coordinator.usecases.rollback import continue_from
 from coordinator.usecases.rounds import abandon, open_round
 
 
@@ -81,6 +82,7 @@ def create(
             weights_sha256=weights_sha256,
             size_bytes=len(body_bytes),
             optimizer_sha256=None,
+            aggregate_norm=None,
             published_at=now,
         )
         models.insert_version(tx, version)
@@ -139,6 +141,28 @@ def stop(store: Store, *, task_id: str, now: dt.datetime) -> TaskView:
     return store.run("stop_task", body)
 
 
+def roll_back(store: Store, *, task_id: str, number: int, now: dt.datetime) -> TaskView:
+    """Let a running task go on from another of its versions, mostly an older one.
+
+    Raises:
+        TaskUnknown: There is none.
+        VersionUnknown: The task did not publish it.
+        TaskEnded: It has finished or stopped.
+    """
+
+    def body(tx: Transaction) -> TaskView:
+        task = tasks.get(tx, task_id)
+        version = _own_version(tx, task, number)
+        if task.status is not Status.RUNNING:
+            raise TaskEnded(task_id, task.status)
+        if version.number != task.version:
+            reason = f"an operator let the task go on from version {number}"
+            task = continue_from(tx, task, number, reason, now=now)
+        return _view(tx, task, now)
+
+    return store.run("roll_back", body)
+
+
 def list_tasks(store: Store, *, now: dt.datetime) -> list[TaskView]:
     """Return every task, newest first."""
     return store.read(
@@ -194,9 +218,7 @@ def record_held_out(
 
     def body(tx: Transaction) -> VersionView:
         task = tasks.get(tx, task_id)
-        version = models.get_version(tx, task.plan.model, number)
-        if version.task != task_id:
-            raise VersionUnknown(task.plan.model, number)
+        version = _own_version(tx, task, number)
         models.put_score(tx, version, "held_out", score)
         events.append(
             tx,
@@ -230,6 +252,13 @@ def newest_events(store: Store, *, after: int) -> tuple[int, int]:
 def last_event_id(store: Store) -> int:
     """Return the id of the newest event, 0 if there is none."""
     return store.read(events.last_id)
+
+
+def _own_version(tx: Transaction, task: Task, number: int) -> Version:
+    version = models.get_version(tx, task.plan.model, number)
+    if version.task != task.id:
+        raise VersionUnknown(task.plan.model, number)
+    return version
 
 
 def _view(tx: Transaction, task: Task, now: dt.datetime) -> TaskView:

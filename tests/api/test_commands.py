@@ -253,6 +253,37 @@ def test_models_are_registered_and_listed(
     )
 
 
+def test_versions_are_promoted_tagged_and_listed(plan_file: str) -> None:
+    must("tasks", "create", "first", "--plan", plan_file)
+    must("tasks", "create", "second", "--plan", plan_file)
+
+    promoted = must("models", "promote", "tiny", "1")
+    must("models", "tag", "tiny", "a-b", "0")
+
+    assert promoted == "production is version 1 of model tiny\n"
+    assert must("models", "list") == (
+        "tiny: 10 parameters, 2 versions, newest 1, a-b = 0, production = 1\n"
+    )
+    assert must("models", "versions", "tiny") == (
+        "version 1: (first of task second) [production, current]\n"
+        "version 0: (first of task first) [a-b, current]\n"
+    )
+    must("models", "untag", "tiny", "a-b")
+    assert "a-b" not in must("models", "list")
+    assert_error(call("models", "promote", "tiny", "7"), "no version 7")
+    assert_error(call("models", "untag", "tiny", "a-b"), "no tag 'a-b'")
+    assert_error(call("models", "tag", "tiny", "a b", "0"), "should match pattern")
+
+
+def test_a_task_goes_on_from_a_version(plan_file: str) -> None:
+    must("tasks", "create", "first", "--plan", plan_file)
+
+    printed = must("models", "rollback", "tiny", "0")
+
+    assert printed == "task first goes on from version 0\n"
+    assert_error(call("models", "rollback", "tiny", "7"), "no version 7")
+
+
 def test_a_model_that_cannot_be_is_an_error(tmp_path: pathlib.Path) -> None:
     assert_error(call("models", "register", str(tmp_path / "nowhere")), "manifest.json")
     folder = write_tiny_model(tmp_path / "more")

@@ -10,14 +10,14 @@ import pydantic
 import pytest
 from fastapi.routing import APIRoute
 
-from coordinator.api import assignments, devices, health, models, tasks
+from coordinator.api import assignments, devices, health, models, registry, tasks
 from coordinator.api import problems as api_problems
 from coordinator.domain import errors
 from coordinator.protocol import codings, digests, encodings, problems, tensors
 from tests.support.federation import Federation
 from tests.support.http import serve
 
-ROUTERS = (devices, assignments, models, tasks, health)
+ROUTERS = (devices, assignments, models, registry, tasks, health)
 #: Names that say all there is to say, wherever they stand.
 SELF_EVIDENT = frozenset(
     {

@@ -14,6 +14,7 @@ MESSAGES: list[tuple[DomainError, str]] = [
     ),
     (errors.ModelUnknown("cnn"), "no model is named 'cnn'"),
     (errors.VersionUnknown("cnn", 3), "model 'cnn' has no version 3"),
+    (errors.TagUnknown("cnn", "best"), "model 'cnn' has no tag 'best'"),
     (errors.ModelExists("cnn"), "model 'cnn' is registered with another manifest"),
     (errors.AssignmentUnknown("a1"), "no assignment has the id a1"),
     (errors.ForeignAssignment("a1"), "assignment a1 is another device's"),

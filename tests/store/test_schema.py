@@ -2,6 +2,7 @@
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 
@@ -64,6 +65,28 @@ def test_an_empty_database_gets_the_newest_schema(empty_store: Store) -> None:
 
     assert set(metadata.tables) < tables(empty_store)
     assert revisions(empty_store) == [schema.upgrade(empty_store)]
+
+
+def test_the_first_schema_is_upgraded_with_its_rows(empty_store: Store) -> None:
+    config = schema._config()
+    with empty_store.engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        connection.execute(
+            sa.text("INSERT INTO models VALUES ('m', '{}', 'a', '2026-01-01 00:00:00')")
+        )
+        connection.execute(
+            sa.text(
+                "INSERT INTO versions VALUES "
+                "('m', 0, 't', NULL, 'a', 9, NULL, '2026-01-01 00:00:00')"
+            )
+        )
+
+    schema.upgrade(empty_store)
+
+    with empty_store.engine.connect() as connection:
+        (row,) = connection.execute(sa.select(metadata.tables["versions"]))
+    assert (row.number, row.size_bytes, row.aggregate_norm) == (0, 9, None)
 
 
 def test_a_current_database_is_left_alone(store: Store) -> None:

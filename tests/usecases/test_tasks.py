@@ -252,7 +252,8 @@ def test_a_model_is_registered_once(federation: Federation) -> None:
     assert federation.register() == model
 
     assert federation.state() == before
-    assert models.list_models(federation.store) == [(model, 0, None)]
+    (view,) = models.list_models(federation.store)
+    assert (view.model, view.versions, view.newest_version) == (model, 0, None)
 
 
 def test_another_manifest_under_the_same_name_is_refused(

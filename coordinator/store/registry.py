@@ -1,0 +1,97 @@
+"""The versions of a model over all its tasks, and the tags that name some of them."""
+
+from typing import Final
+
+import sqlalchemy as sa
+
+from coordinator.domain.errors import TagUnknown
+from coordinator.domain.models import Origin, Tag, Version
+from coordinator.store.engine import Transaction
+from coordinator.store.models import version_from_row
+from coordinator.store.tables import Row, rounds, tags, tasks, versions
+
+_GET_TAG: Final = sa.select(tags).where(
+    tags.c.model == sa.bindparam("model"), tags.c.name == sa.bindparam("name")
+)
+
+
+def newest_first(
+    tx: Transaction, model: str, *, before: int | None, limit: int
+) -> list[tuple[Version, Origin]]:
+    """Return versions of a model, and where they come from.
+
+    Args:
+        tx: The transaction.
+        model: Names the model.
+        before: Only versions with a lower number; None: all.
+        limit: How many at most.
+    """
+    query = (
+        sa.select(
+            versions,
+            rounds.c.number.label("round_number"),
+            rounds.c.base_version,
+            (tasks.c.version == versions.c.number).label("is_current"),
+        )
+        .join(tasks, tasks.c.id == versions.c.task)
+        .outerjoin(rounds, rounds.c.id == versions.c.round_id)
+        .where(versions.c.model == model)
+        .order_by(versions.c.number.desc())
+        .limit(limit)
+    )
+    if before is not None:
+        query = query.where(versions.c.number < before)
+    return [
+        (
+            version_from_row(row),
+            Origin(
+                round_number=row.round_number,
+                base_version=row.base_version,
+                is_current=bool(row.is_current),
+            ),
+        )
+        for row in tx.connection.execute(query)
+    ]
+
+
+def put_tag(tx: Transaction, tag: Tag) -> None:
+    """Set a tag, in place of what it named before."""
+    drop_tag(tx, tag.model, tag.name)
+    tx.connection.execute(
+        tags.insert().values(
+            model=tag.model, name=tag.name, version=tag.version, set_at=tag.set_at
+        )
+    )
+
+
+def drop_tag(tx: Transaction, model: str, name: str) -> None:
+    """Remove a tag; it is no error if there is none."""
+    tx.connection.execute(tags.delete().filter_by(model=model, name=name))
+
+
+def find_tag(tx: Transaction, model: str, name: str) -> Tag | None:
+    """Return a tag, or none."""
+    row = tx.connection.execute(_GET_TAG, {"model": model, "name": name}).one_or_none()
+    return None if row is None else _tag(row)
+
+
+def get_tag(tx: Transaction, model: str, name: str) -> Tag:
+    """Return a tag.
+
+    Raises:
+        TagUnknown: There is none.
+    """
+    tag = find_tag(tx, model, name)
+    if tag is None:
+        raise TagUnknown(model, name)
+    return tag
+
+
+def tags_of(tx: Transaction, model: str) -> list[Tag]:
+    """Return a model's tags by name."""
+    query = sa.select(tags).where(tags.c.model == model).order_by(tags.c.name)
+    return [_tag(row) for row in tx.connection.execute(query)]
+
+
+def _tag(row: Row) -> Tag:
+    return Tag(model=row.model, name=row.name, version=row.version, set_at=row.set_at)

@@ -1,0 +1,52 @@
+"""A task goes on from another of its versions.
+
+What was published stays; only what comes next begins elsewhere. The state of the
+server's optimizer lies with each version, so it goes back too.
+"""
+
+import datetime as dt
+
+from coordinator.domain import tasks as task_policy
+from coordinator.domain.events import Happening
+from coordinator.domain.rounds import Event
+from coordinator.domain.tasks import Status, Task
+from coordinator.protocol.vocabulary import Kind
+from coordinator.store import events, rounds, tasks
+from coordinator.store.engine import Transaction
+from coordinator.usecases.rounds import end_without_result, open_round
+
+
+def continue_from(
+    tx: Transaction, task: Task, number: int, reason: str, *, now: dt.datetime
+) -> Task:
+    """Make a version of the task its current one. Returns the task.
+
+    Its open training round is abandoned and opened anew on that version, whatever its
+    attempt: the devices did nothing wrong. So is an evaluation of a later version,
+    which nobody waits for any more.
+    """
+    attempt = 1
+    for open_ in rounds.unfinished(tx, task.id):
+        if open_.kind is Kind.TRAIN:
+            attempt = open_.attempt + 1
+        elif open_.base_version <= number:
+            continue
+        end_without_result(
+            tx, rounds.get(tx, open_.id), Event.CANCELLED, reason, now=now
+        )
+    changed = task.continued_from(number)
+    tasks.replace(tx, changed)
+    events.append(
+        tx,
+        Happening.TASK_ROLLED_BACK,
+        now=now,
+        task=task.id,
+        version=number,
+        before=task.version,
+        reason=reason,
+    )
+    if changed.status is Status.RUNNING:
+        open_round(
+            tx, task_policy.next_training_round(changed, now=now, attempt=attempt)
+        )
+    return changed
