@@ -42,6 +42,7 @@ class WeightedDelta:
 
     weight: float  #: above 0: the number of examples
     delta: Vector  #: shape (size,), float32; read once, never kept
+    scale: float = 1.0  #: of the delta, which is clipped if this is below 1
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +61,7 @@ def fold_mean(
     device: ComputeDevice,
     on_progress: Callable[[int], None] | None = None,
 ) -> Aggregate:
-    """Return ``sum(w_i * delta_i) / sum(w_i)``. Run by the worker.
+    """Return ``sum(w_i * scale_i * delta_i) / sum(w_i)``. Run by the worker.
 
     Takes one update at a time and keeps one batch of them (12 MiB, or 4 deltas if those
     are more), so memory does not grow with the cohort.
@@ -86,6 +87,7 @@ def fold_mean(
                 weight_sum,
                 keras.ops.convert_to_tensor(batch.deltas),
                 keras.ops.convert_to_tensor(batch.weights),
+                keras.ops.convert_to_tensor(batch.factors),
             )
             # Reading a number waits for the step: only then may the buffer change.
             weight = float(keras.ops.convert_to_numpy(weight_sum))
@@ -120,6 +122,7 @@ def batch_rows(size: int) -> int:
 class _Batch:
     deltas: Vector  #: shape (rows, size); the same buffer in every batch
     weights: npt.NDArray[np.float64]  #: shape (rows,)
+    factors: npt.NDArray[np.float64]  #: shape (rows,): weights times scales
     count: int  #: rows in use; the others are zero and add exactly 0.0
 
 
@@ -127,27 +130,37 @@ def _batches(
     updates: Iterable[WeightedDelta], *, size: int, rows: int
 ) -> Iterator[_Batch]:
     deltas = np.zeros((rows, size), np.float32)
-    weights = np.zeros(rows, np.float64)
+    weights, factors = np.zeros(rows), np.zeros(rows)
     count = 0
     for update in updates:
         _check(update, size)
         deltas[count] = update.delta
         weights[count] = update.weight
+        factors[count] = update.weight * update.scale
         count += 1
         if count == rows:
-            yield _Batch(deltas=deltas, weights=weights, count=count)
+            yield _Batch(deltas=deltas, weights=weights, factors=factors, count=count)
             count = 0
     if count > 0:  # padded, because another shape would be compiled anew
         deltas[count:] = 0
-        weights[count:] = 0
-        yield _Batch(deltas=deltas, weights=weights, count=count)
+        weights[count:] = factors[count:] = 0
+        yield _Batch(deltas=deltas, weights=weights, factors=factors, count=count)
+
+
+def check_delta(delta: Vector, size: int) -> None:
+    """Check that a delta is what every fold takes.
+
+    Raises:
+        ValueError: It has a wrong shape or dtype.
+    """
+    if delta.shape != (size,):
+        raise ValueError(f"delta must have shape ({size},), got {delta.shape}")
+    if delta.dtype != np.float32:
+        raise ValueError(f"delta must be float32, got {delta.dtype}")
 
 
 def _check(update: WeightedDelta, size: int) -> None:
-    if update.delta.shape != (size,):
-        raise ValueError(f"delta must have shape ({size},), got {update.delta.shape}")
-    if update.delta.dtype != np.float32:
-        raise ValueError(f"delta must be float32, got {update.delta.dtype}")
+    check_delta(update.delta, size)
     if not (math.isfinite(update.weight) and update.weight > 0):
         raise ValueError(f"weight must be finite and above 0, got {update.weight}")
 
@@ -158,11 +171,15 @@ def _compiled_step() -> Callable[..., Tensor]:
 
 
 def _add_batch(
-    weighted_sum: Tensor, weight_sum: Tensor, deltas: Tensor, weights: Tensor
+    weighted_sum: Tensor,
+    weight_sum: Tensor,
+    deltas: Tensor,
+    weights: Tensor,
+    factors: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Add each row times its weight to the sums, one row after the other."""
+    """Add each row times its factor to the sums, one row after the other."""
     for row in range(deltas.shape[0]):
         delta = keras.ops.cast(deltas[row], "float64")  # (rows, size) -> (size,)
-        weighted_sum = weighted_sum + weights[row] * delta
+        weighted_sum = weighted_sum + factors[row] * delta
         weight_sum = weight_sum + weights[row]
     return weighted_sum, weight_sum

@@ -1,13 +1,18 @@
 """Which updates are summed, in which order, with which weight.
 
-The aggregate is ``sum(w_i * delta_i) / sum(w_i)`` with ``w_i`` the examples of device
+The mean is ``sum(w_i * delta_i) / sum(w_i)`` with ``w_i`` the examples of device
 ``i`` (McMahan et al. 2017, FedAvg). Floating-point sums depend on their order, so it is
 fixed by the updates' own digests: neither who came first nor how devices are named can
 change a bit of the result.
 """
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from coordinator.domain.norms import Tracked
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +35,16 @@ class Score:
     examples: int
     loss: float
     accuracy: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Folded:
+    """What a cohort's updates came to."""
+
+    mean: npt.NDArray[np.float64]  #: shape (size,): what the server step is given
+    #: Kept with the version that comes of it.
+    tracked: Tracked = dataclasses.field(default_factory=Tracked)
+    report: Mapping[str, str | int | float] | None = None  #: for the history
 
 
 def in_fold_order(updates: Iterable[AcceptedUpdate]) -> list[AcceptedUpdate]:

@@ -3,8 +3,9 @@
 What a plan holds is fixed when its task is made. The device is sent ``training`` only.
 """
 
+import math
 import tomllib
-from typing import Literal, Self, TypeAlias
+from typing import Final, Literal, Self, TypeAlias
 
 import pydantic
 from pydantic import Field
@@ -14,6 +15,10 @@ from coordinator.protocol.encodings import MAX_EXAMPLES
 from coordinator.protocol.manifest import Name, Record
 
 ServerOptimizerName: TypeAlias = Literal["sgd", "adam", "yogi", "adagrad"]
+AggregationRule: TypeAlias = Literal[
+    "mean", "median", "trimmed_mean", "krum", "multi_krum", "geometric_median"
+]
+MAX_ROBUST_GOAL: Final = 4096  # a float64 for every two updates is then 128 MiB
 
 
 def _refuse_set(record: Record, names: set[str], chosen: str) -> None:
@@ -218,6 +223,148 @@ class UpdatePlan(Record):
     )
 
 
+class AggregationPlan(Record):
+    """How a round's updates become one aggregate.
+
+    Zeroing, then clipping, then the rule. Only the mean weighs devices by examples,
+    which they state themselves; every other rule counts each update once.
+    """
+
+    rule: AggregationRule = Field(
+        "mean",
+        description="`mean` is weighted by examples and trusts every device; the "
+        "others count each update once and bear a share of devices that lie.",
+    )
+    trim: float = Field(
+        0.1,
+        gt=0,
+        lt=0.5,
+        allow_inf_nan=False,
+        description="`trimmed_mean`: share of the values of each element that is left "
+        "out at either end.",
+    )
+    byzantine: int = Field(
+        0,
+        ge=0,
+        le=MAX_ROBUST_GOAL,
+        description="`krum`, `multi_krum`: how many lying devices a round must bear.",
+    )
+    keep: int = Field(
+        0,
+        ge=0,
+        le=MAX_ROBUST_GOAL,
+        description="`multi_krum`: how many updates are averaged; 0: all but "
+        "`byzantine`.",
+    )
+    iterations: int = Field(
+        100,
+        ge=1,
+        le=10_000,
+        description="`geometric_median`: Weiszfeld steps from the mean.",
+    )
+    max_norm: float | None = Field(
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="Longest an update may be (L2); a longer one is scaled down to it.",
+    )
+    clip_quantile: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        allow_inf_nan=False,
+        description="Adaptive clipping: scale down to a length that follows this "
+        "quantile of the updates' lengths.",
+    )
+    clip_rate: float = Field(
+        0.2,
+        gt=0,
+        le=10,
+        allow_inf_nan=False,
+        description="How fast that length follows: its logarithm's step a round.",
+    )
+    zero_quantile: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        allow_inf_nan=False,
+        description="Adaptive zeroing: leave out updates much longer than a length "
+        "that follows this quantile; 0.98 is usual.",
+    )
+    zero_multiple: float = Field(
+        2.0,
+        ge=1,
+        le=1e6,
+        allow_inf_nan=False,
+        description="How many times that length is too long.",
+    )
+    zero_rate: float = Field(
+        2.3,
+        gt=0,
+        le=10,
+        allow_inf_nan=False,
+        description="How fast that length follows.",
+    )
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether this is the weighted mean of all updates as they are."""
+        return self.rule == "mean" and not (
+            self.max_norm or self.clip_quantile or self.zero_quantile
+        )
+
+    @pydantic.model_validator(mode="after")
+    def _settings_are_the_rules_own(self) -> Self:
+        takes = {
+            "trimmed_mean": {"trim"},
+            "krum": {"byzantine"},
+            "multi_krum": {"byzantine", "keep"},
+            "geometric_median": {"iterations"},
+        }
+        own = takes.get(self.rule, set())
+        _refuse_set(self, set().union(*takes.values()) - own, f"rule {self.rule}")
+        if "byzantine" in own and self.byzantine == 0:
+            raise ValueError(f"rule {self.rule} needs byzantine above 0")
+        if self.clip_quantile is None:
+            _refuse_set(self, {"clip_rate"}, "a plan without clip_quantile")
+        if self.zero_quantile is None:
+            _refuse_set(
+                self, {"zero_multiple", "zero_rate"}, "a plan without zero_quantile"
+            )
+        return self
+
+    def insist_enough(self, round_: RoundPlan) -> None:
+        """Check that the rule holds in every round that may commit.
+
+        Raises:
+            ValueError: Too few or too many updates may come for it.
+        """
+        if self.rule == "mean":
+            return
+        if round_.goal > MAX_ROBUST_GOAL:
+            raise ValueError(
+                f"rule {self.rule} compares updates with each other: round.goal must "
+                f"be at most {MAX_ROBUST_GOAL}, got {round_.goal}"
+            )
+        least, why = 3, ""
+        if "krum" in self.rule:
+            least = 2 * self.byzantine + 3
+            why = f" with byzantine {self.byzantine}"
+        elif self.rule == "trimmed_mean":
+            least = max(least, math.ceil(round(1 / self.trim, 9)))
+            why = f" with trim {self.trim}"
+        if round_.minimum < least:
+            raise ValueError(
+                f"rule {self.rule}{why} needs round.minimum at least {least}, "
+                f"got {round_.minimum}"
+            )
+        if self.keep > round_.minimum - self.byzantine:
+            raise ValueError(
+                f"keep must be at most round.minimum less byzantine, "
+                f"{round_.minimum - self.byzantine}, got {self.keep}"
+            )
+
+
 class EvaluationPlan(_Collection):
     """Federated evaluation: devices score a version on their own test examples."""
 
@@ -266,9 +413,16 @@ class Plan(Record):
     round: RoundPlan = RoundPlan()
     training: TrainingPlan = TrainingPlan()
     update: UpdatePlan = UpdatePlan()
+
+    aggregation: AggregationPlan = AggregationPlan()
     server: ServerPlan = ServerPlan()
     evaluation: EvaluationPlan | None = None
     reference: Reference | None = None
+
+    @pydantic.model_validator(mode="after")
+    def _enough_updates_for_the_rule(self) -> Self:
+        self.aggregation.insist_enough(self.round)
+        return self
 
 
 class InvalidPlan(ValueError):

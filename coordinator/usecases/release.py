@@ -1,15 +1,14 @@
 """The worker folds a claimed round and releases its result."""
 
 import datetime as dt
-from collections.abc import Callable, Iterator
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, overload
 
 import numpy as np
-import numpy.typing as npt
 
 from coordinator.domain import optimizers
 from coordinator.domain import tasks as task_policy
-from coordinator.domain.aggregation import train_score
+from coordinator.domain.aggregation import AcceptedUpdate, Folded, train_score
 from coordinator.domain.events import Happening
 from coordinator.domain.models import Version
 from coordinator.domain.optimizers import ServerOptimizer
@@ -17,6 +16,7 @@ from coordinator.domain.rounds import Event
 from coordinator.domain.tasks import Status, Task
 from coordinator.protocol import encodings
 from coordinator.protocol.manifest import Manifest, Vector
+from coordinator.protocol.plans import AggregationPlan
 from coordinator.protocol.vocabulary import Kind
 from coordinator.store import assignments, events, models, rounds, tasks
 from coordinator.store.blobs import BlobStore
@@ -29,22 +29,28 @@ class Compute(Protocol):
 
     def fold(
         self,
-        updates: Iterator[tuple[float, Vector]],
+        updates: Sequence[tuple[float, Vector]],
         *,
         size: int,
+        plan: AggregationPlan,
+        state: bytes | None,
         on_progress: Callable[[int], None],
-    ) -> npt.NDArray[np.float64]:
-        """Return the weighted mean of the deltas, shape (size,), float64."""
+    ) -> Folded:
+        """Return the aggregate of weighted deltas of ``size`` elements.
+
+        Raises:
+            ArithmeticError: There is none that is finite and keeps the plan's rule.
+        """
         ...
 
     def step(
         self,
         weights: Vector,
-        aggregate: npt.NDArray[np.float64],
+        folded: Folded,
         settings: ServerOptimizer,
         state: bytes | None,
     ) -> tuple[Vector, bytes | None]:
-        """Return new weights and the optimizer's new state.
+        """Return new weights, and the new state of optimizer and aggregation.
 
         Raises:
             ArithmeticError: The result is not finite.
@@ -82,19 +88,22 @@ def release(
         _release_evaluation(store, claim, now=now())
         return None
     manifest = claim.model.manifest
-    aggregate = compute.fold(
-        _read_updates(blobs, manifest, claim),
+    state_sha256 = claim.base.optimizer_sha256
+    state = None if state_sha256 is None else blobs.get(state_sha256)
+    folded = compute.fold(
+        _StoredUpdates(blobs, manifest, claim.updates),
         size=manifest.trainable_size,
+        plan=claim.task.plan.aggregation,
+        state=state,
         on_progress=on_progress,
     )
-    norm = float(np.linalg.norm(aggregate))
+    norm = float(np.linalg.norm(folded.mean))
     base = encodings.decode_weights(manifest, blobs.get(claim.base.weights_sha256))
-    state = claim.base.optimizer_sha256
     trained, new_state = compute.step(
         _trainable_part(manifest, base),
-        aggregate,
+        folded,
         optimizers.of_round(claim.task.plan.server, claim.round.number),
-        None if state is None else blobs.get(state),
+        state,
     )
     body = encodings.encode_weights(manifest, _with_trainable(manifest, base, trained))
     weights_sha256 = blobs.put(body)
@@ -113,13 +122,14 @@ def release(
             published_at=moment,
         )
 
-    return _release_version(store, claim, publish, now=now())
+    return _release_version(store, claim, publish, folded.report, now=now())
 
 
 def _release_version(
     store: Store,
     claim: Claim,
     publish: Callable[[int, dt.datetime], Version],
+    report: Mapping[str, str | int | float] | None,
     *,
     now: dt.datetime,
 ) -> int:
@@ -127,7 +137,8 @@ def _release_version(
         newest = models.newest_version(tx, claim.model.id)
         version = publish((-1 if newest is None else newest) + 1, now)
         # First, because it says whether this worker still holds the round.
-        _commit_round(tx, claim, result_version=version.number, now=now)
+        noted = {} if report is None else {"aggregation": dict(report)}
+        _commit_round(tx, claim, result_version=version.number, now=now, **noted)
         models.insert_version(tx, version)
         score = train_score(claim.updates)
         if score is not None:
@@ -171,7 +182,12 @@ def _release_evaluation(store: Store, claim: Claim, *, now: dt.datetime) -> None
 
 
 def _commit_round(
-    tx: Transaction, claim: Claim, *, result_version: int | None, now: dt.datetime
+    tx: Transaction,
+    claim: Claim,
+    *,
+    result_version: int | None,
+    now: dt.datetime,
+    **data: Any,  # noqa: ANN401 - any JSON
 ) -> None:
     # Written at the claim's revision: StaleWrite if anyone else touched the round.
     committed = claim.round.after(
@@ -185,6 +201,7 @@ def _commit_round(
         claim.round,
         now=now,
         version=result_version,
+        **data,
     )
 
 
@@ -199,12 +216,33 @@ def _open_next(tx: Transaction, task: Task, *, now: dt.datetime) -> None:
         events.append(tx, Happening.TASK_FINISHED, now=now, task=task.id)
 
 
-def _read_updates(
-    blobs: BlobStore, manifest: Manifest, claim: Claim
-) -> Iterator[tuple[float, Vector]]:
-    for update in claim.updates:
-        body = blobs.map_update(update.blob)
-        yield float(update.examples), encodings.read_delta(manifest, body)
+class _StoredUpdates(Sequence[tuple[float, Vector]]):
+    """Weights and deltas of a round's updates, each mapped when it is asked for."""
+
+    def __init__(
+        self, blobs: BlobStore, manifest: Manifest, updates: Sequence[AcceptedUpdate]
+    ) -> None:
+        self._blobs = blobs
+        self._manifest = manifest
+        self._updates = updates
+
+    def __len__(self) -> int:
+        return len(self._updates)
+
+    @overload
+    def __getitem__(self, index: int) -> tuple[float, Vector]: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> "_StoredUpdates": ...
+
+    def __getitem__(
+        self, index: int | slice
+    ) -> "tuple[float, Vector] | _StoredUpdates":
+        if isinstance(index, slice):
+            return _StoredUpdates(self._blobs, self._manifest, self._updates[index])
+        update = self._updates[index]
+        body = self._blobs.map_update(update.blob)
+        return float(update.examples), encodings.read_delta(self._manifest, body)
 
 
 def _trainable_part(manifest: Manifest, weights: Vector) -> Vector:

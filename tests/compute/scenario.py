@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from coordinator.compute import robust
 from coordinator.compute.backend import ComputeDevice, select_device
 from coordinator.compute.fold import WeightedDelta, fold_mean
 from coordinator.compute.server_step import (
@@ -20,11 +21,21 @@ from coordinator.compute.server_step import (
     encode_state,
     take_step,
 )
+from coordinator.domain.norms import Tracked
 from coordinator.domain.optimizers import ServerOptimizer
 from coordinator.protocol.manifest import Vector
+from coordinator.protocol.plans import AggregationPlan
 
 SIZE = 1003
 SETTINGS = ServerOptimizer(learning_rate=0.3, momentum=0.9, nesterov=True)
+RULES: dict[str, dict[str, Any]] = {
+    "mean": {},
+    "median": {},
+    "trimmed_mean": {"trim": 0.2},
+    "krum": {"byzantine": 4},
+    "multi_krum": {"byzantine": 4},
+    "geometric_median": {},
+}
 OPTIMIZERS = {
     "fedavg": ServerOptimizer(),
     "fedavgm": ServerOptimizer(learning_rate=0.3, momentum=0.9),
@@ -86,6 +97,31 @@ def run_scenario() -> dict[str, npt.NDArray[Any]]:
     return {"mean": aggregate.mean, "weights": weights, **(state or {})}
 
 
+def run_rules() -> dict[str, npt.NDArray[Any]]:
+    """Return what every rule makes of one cohort, zeroed and clipped, by name."""
+    generator = np.random.default_rng(13)
+    updates = [
+        (
+            float(generator.integers(1, 600)),
+            generator.standard_normal(SIZE, dtype=np.float32) * np.float32(length),
+        )
+        for length in (*range(1, 18), 1e4)
+    ]
+    device = select_device("cpu")
+    bounds = {"zero_quantile": 0.98, "clip_quantile": 0.7}
+    return {
+        f"rule {rule}": robust.aggregate(
+            updates,
+            size=SIZE,
+            plan=AggregationPlan.model_validate({**settings, **bounds, "rule": rule}),
+            tracked=Tracked(),
+            device=device,
+            on_progress=lambda _: None,
+        ).mean
+        for rule, settings in RULES.items()
+    }
+
+
 def run_optimizers() -> dict[str, npt.NDArray[Any]]:
     """Return weights and state of every optimizer after five rounds, by name."""
     device = select_device("cpu")
@@ -99,5 +135,5 @@ def run_optimizers() -> dict[str, npt.NDArray[Any]]:
 
 if __name__ == "__main__":
     pathlib.Path(sys.argv[1]).write_bytes(
-        encode_state(run_scenario() | run_optimizers())
+        encode_state(run_scenario() | run_optimizers() | run_rules())
     )

@@ -36,6 +36,16 @@ BOUNDS: dict[str, tuple[float, float, float | None, float | None]] = {
     "server.decay_rounds": (1, 0, 1_000_000, 1_000_001),
     "server.decay_rate": (TINY, 0, 1 - 2**-53, 1),
     "server.warmup_rounds": (0, -1, 1_000_000, 1_000_001),
+    "aggregation.trim": (0.04, 0, 0.5 - 2**-54, 0.5),  # of 25: 1 value at least
+    "aggregation.byzantine": (1, -1, 11, 4097),  # the least minimum by default is 25
+    "aggregation.keep": (0, -1, 22, 4097),
+    "aggregation.iterations": (1, 0, 10_000, 10_001),
+    "aggregation.max_norm": (TINY, 0, None, None),
+    "aggregation.clip_quantile": (TINY, 0, 1 - 2**-53, 1),
+    "aggregation.clip_rate": (TINY, 0, 10, 10.1),
+    "aggregation.zero_quantile": (TINY, 0, 1 - 2**-53, 1),
+    "aggregation.zero_multiple": (1, 0.999, 1e6, 1.001e6),
+    "aggregation.zero_rate": (TINY, 0, 10, 10.1),
     "evaluation.every": (1, 0, None, None),
     "evaluation.goal": (1, 0, 100_000, 100_001),
     "evaluation.minimum": (1, 0, 50, 51),
@@ -46,6 +56,13 @@ BOUNDS: dict[str, tuple[float, float, float | None, float | None]] = {
 #: What a plan must say beside a field for the field to be of use.
 COMPANY: dict[str, str] = {
     "reference.held_out_accuracy": 'source = "x"',
+    "aggregation.trim": 'rule = "trimmed_mean"',
+    "aggregation.byzantine": 'rule = "krum"',
+    "aggregation.keep": 'rule = "multi_krum"\nbyzantine = 3',
+    "aggregation.iterations": 'rule = "geometric_median"',
+    "aggregation.clip_rate": "clip_quantile = 0.8",
+    "aggregation.zero_multiple": "zero_quantile = 0.98",
+    "aggregation.zero_rate": "zero_quantile = 0.98",
     "server.beta_1": 'optimizer = "adam"',
     "server.beta_2": 'optimizer = "yogi"',
     "server.epsilon": 'optimizer = "adagrad"',
@@ -64,14 +81,6 @@ INSIDE = [
     for bound in (least, most)
     if bound is not None
 ]
-REALS = [
-    field
-    for field in BOUNDS
-    if field.endswith(
-        ("_s", "rate", "select", "momentum", "accuracy", "share", "_1", "_2", "epsilon")
-    )
-]
-WHOLE = [field for field in BOUNDS if field not in REALS]
 
 
 def toml(field: str, value: object) -> str:
@@ -89,17 +98,25 @@ def value_of(plan: object, field: str) -> object:
     return plan
 
 
-def numbers_of(record: type[pydantic.BaseModel], prefix: str = "") -> set[str]:
-    """The dotted names of all whole and real numbers of a record."""
+def numbers_of(
+    record: type[pydantic.BaseModel],
+    prefix: str = "",
+    wanted: tuple[type, ...] = (int, float),
+) -> set[str]:
+    """The dotted names of all numbers of a record that are of a wanted type."""
     found: set[str] = set()
     for name, field in record.model_fields.items():
         kinds = typing.get_args(field.annotation) or (field.annotation,)
         for kind in kinds:
-            if kind in (int, float):
+            if kind in wanted:
                 found.add(prefix + name)
             elif isinstance(kind, type) and issubclass(kind, pydantic.BaseModel):
-                found |= numbers_of(kind, f"{prefix}{name}.")
+                found |= numbers_of(kind, f"{prefix}{name}.", wanted)
     return found
+
+
+REALS = sorted(numbers_of(Plan, wanted=(float,)))
+WHOLE = sorted(numbers_of(Plan, wanted=(int,)))
 
 
 def test_the_bounds_of_every_number_are_tested() -> None:
@@ -183,6 +200,7 @@ def test_a_text_that_is_no_toml_is_refused(text: str) -> None:
         ('[training]\noptimizer = "adam"', "training.optimizer"),
         ('[server]\noptimizer = "lamb"', "server.optimizer"),
         ('[server]\nschedule = "linear"', "server.schedule"),
+        ('[aggregation]\nrule = "bulyan"', "aggregation.rule"),
         (f'[reference]\nsource = "{"x" * 201}"', "reference.source"),
     ],
 )
@@ -252,3 +270,70 @@ def test_a_setting_that_its_server_step_makes_no_use_of_is_refused(
 def test_a_server_step_survives_being_kept(text: str) -> None:
     plan = parse(f"[server]\n{text}")
     assert Plan.model_validate_json(plan.model_dump_json()) == plan
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("trim = 0.2", "rule mean takes no trim, got 0.2"),
+        ('rule = "median"\ntrim = 0.2', "rule median takes no trim, got 0.2"),
+        ('rule = "trimmed_mean"\nbyzantine = 2', "takes no byzantine, got 2"),
+        ('rule = "krum"\nbyzantine = 2\nkeep = 3', "rule krum takes no keep, got 3"),
+        ('rule = "krum"', "rule krum needs byzantine above 0"),
+        ('rule = "multi_krum"', "rule multi_krum needs byzantine above 0"),
+        ("iterations = 5", "rule mean takes no iterations, got 5"),
+        ("clip_rate = 0.5", "without clip_quantile takes no clip_rate, got 0.5"),
+        ("zero_multiple = 3.0", "without zero_quantile takes no zero_multiple"),
+        ("zero_rate = 0.5", "without zero_quantile takes no zero_rate, got 0.5"),
+    ],
+)
+def test_a_setting_that_its_rule_makes_no_use_of_is_refused(
+    text: str, message: str
+) -> None:
+    with pytest.raises(InvalidPlan, match=f"^aggregation: .*{message}"):
+        parse(f"[aggregation]\n{text}")
+
+
+@pytest.mark.parametrize(
+    ("text", "least"),
+    [
+        ('rule = "median"', 3),
+        ('rule = "geometric_median"', 3),
+        ('rule = "trimmed_mean"\ntrim = 0.1', 10),
+        ('rule = "trimmed_mean"\ntrim = 0.49', 3),
+        ('rule = "trimmed_mean"\ntrim = 0.3', 4),
+        ('rule = "krum"\nbyzantine = 1', 5),
+        ('rule = "krum"\nbyzantine = 3', 9),
+        ('rule = "multi_krum"\nbyzantine = 3', 9),
+    ],
+)
+def test_a_rule_needs_a_minimum_with_which_it_holds(text: str, least: int) -> None:
+    parse(f"[round]\nminimum = {least}\n[aggregation]\n{text}")
+    with pytest.raises(
+        InvalidPlan,
+        match=f"^plan: .*needs round\\.minimum at least {least}, got {least - 1}",
+    ):
+        parse(f"[round]\nminimum = {least - 1}\n[aggregation]\n{text}")
+
+
+def test_multi_krum_keeps_fewer_than_may_be_honest() -> None:
+    text = '[round]\nminimum = 9\n[aggregation]\nrule = "multi_krum"\nbyzantine = 3\n'
+    assert parse(f"{text}keep = 6").aggregation.keep == 6
+    with pytest.raises(InvalidPlan, match=r"at most round\.minimum less byzantine, 6,"):
+        parse(f"{text}keep = 7")
+
+
+def test_a_rule_that_compares_updates_takes_no_crowd() -> None:
+    crowd = "[round]\ngoal = 5000\n[aggregation]\n"
+    assert parse(f"{crowd}clip_quantile = 0.8\nzero_quantile = 0.98").round.goal == 5000
+    with pytest.raises(
+        InvalidPlan, match=r"round\.goal must be at most 4096, got 5000"
+    ):
+        parse(f'{crowd}rule = "median"')
+
+
+def test_the_mean_of_updates_as_they_are_is_the_default() -> None:
+    assert parse("").aggregation.is_plain
+    for text in ("max_norm = 1.0", "clip_quantile = 0.8", "zero_quantile = 0.98"):
+        assert not parse(f"[aggregation]\n{text}").aggregation.is_plain
+    assert not parse('[aggregation]\nrule = "median"').aggregation.is_plain

@@ -1,12 +1,13 @@
 """The numerics of a release in plain numpy, so that numbers can be redone by hand."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 
 import numpy as np
-import numpy.typing as npt
 
+from coordinator.domain.aggregation import Folded
 from coordinator.domain.optimizers import ServerOptimizer
 from coordinator.protocol.manifest import Vector
+from coordinator.protocol.plans import AggregationPlan
 
 
 class NumpyCompute:
@@ -17,28 +18,32 @@ class NumpyCompute:
 
     def fold(
         self,
-        updates: Iterator[tuple[float, Vector]],
+        updates: Sequence[tuple[float, Vector]],
         *,
         size: int,
+        plan: AggregationPlan,
+        state: bytes | None,
         on_progress: Callable[[int], None],
-    ) -> npt.NDArray[np.float64]:
+    ) -> Folded:
+        assert plan.is_plain, "only the weighted mean is worked out here"
+        assert state is None or len(state) == size * 8
         total, weights = np.zeros(size), list[float]()
         for weight, delta in updates:
             total += weight * delta.astype(np.float64)
             weights.append(weight)
             on_progress(len(weights))
         self.folded.append(weights)
-        return total / sum(weights)
+        return Folded(mean=total / sum(weights))
 
     def step(
         self,
         weights: Vector,
-        aggregate: npt.NDArray[np.float64],
+        folded: Folded,
         settings: ServerOptimizer,
         state: bytes | None,
     ) -> tuple[Vector, bytes | None]:
         before = np.zeros(weights.size) if state is None else np.frombuffer(state)
-        velocity = settings.momentum * before + settings.learning_rate * aggregate
+        velocity = settings.momentum * before + settings.learning_rate * folded.mean
         with np.errstate(over="ignore"):  # what float32 cannot hold turns infinite
             stepped = (weights + velocity).astype(np.float32)
         if not np.isfinite(stepped).all():

@@ -7,17 +7,17 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 
 from coordinator import worker as worker_module
+from coordinator.domain.aggregation import Folded
 from coordinator.domain.rounds import FOLD_LEASE, Phase
 from coordinator.domain.tasks import Status
 from coordinator.protocol.manifest import Vector
-from coordinator.protocol.plans import ServerPlan
+from coordinator.protocol.plans import AggregationPlan, ServerPlan
 from coordinator.usecases import tasks
 from coordinator.worker import Worker, name_of_this_process
 from tests.support.compute import NumpyCompute
@@ -33,13 +33,17 @@ class Meddled(NumpyCompute):
 
     def fold(
         self,
-        updates: Iterator[tuple[float, Vector]],
+        updates: Sequence[tuple[float, Vector]],
         *,
         size: int,
+        plan: AggregationPlan,
+        state: bytes | None,
         on_progress: Callable[[int], None],
-    ) -> npt.NDArray[np.float64]:
+    ) -> Folded:
         self._meddle()
-        return super().fold(updates, size=size, on_progress=on_progress)
+        return super().fold(
+            updates, size=size, plan=plan, state=state, on_progress=on_progress
+        )
 
 
 def worker(federation: Federation, compute: NumpyCompute | None = None) -> Worker:
@@ -110,17 +114,19 @@ def test_a_long_fold_holds_on_to_its_round(federation: Federation) -> None:
     fold = compute.fold
 
     def slow_fold(
-        updates: Iterator[tuple[float, Vector]],
+        updates: Sequence[tuple[float, Vector]],
         *,
         size: int,
+        plan: AggregationPlan,
+        state: bytes | None,
         on_progress: Callable[[int], None],
-    ) -> npt.NDArray[np.float64]:
+    ) -> Folded:
         def slower(count: int) -> None:
             federation.clock.advance(FOLD_LEASE.total_seconds() * 0.6)
             on_progress(count)
             taken_over.append(federation.claim("bob"))
 
-        return fold(updates, size=size, on_progress=slower)
+        return fold(updates, size=size, plan=plan, state=state, on_progress=slower)
 
     compute.fold = slow_fold  # type: ignore[method-assign]  # slower, else the same
 
