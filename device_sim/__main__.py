@@ -14,7 +14,8 @@ import typer
 from coordinator.protocol import plans
 from coordinator.protocol.plans import Plan
 from device_sim import client, operator, progress, run, trainer
-from device_sim.data import DataError
+from device_sim import data as data_sources
+from device_sim.data import DataError, overview
 from device_sim.embedded import CoordinatorFailed
 
 _DEFAULT_PLAN: Final = pathlib.Path(__file__).parents[1] / "plans" / "default.toml"
@@ -78,15 +79,51 @@ def swarm(
             "fed-emnist, fed-emnist:digits, fed-emnist:all or leaf:DIR.",
         ),
     ] = "sample",
-    alpha: Annotated[
-        float | None,
+    partition: Annotated[
+        data_sources.Partition | None,
         typer.Option(
-            help="How alike the devices' digits are, for sample: the concentration of "
-            "a Dirichlet distribution over labels. Large: alike; 0.1: a few digits "
-            "each. Default: 1.",
+            help="How the data is dealt out: by writer; dirichlet, a mixture of labels "
+            "each; shards, a few labels each; quantity, unequal sizes; feature, ever "
+            "noisier images; iid, all alike. Other than by writer, what the writers "
+            "hold is pooled first. Default: dirichlet for sample, else writer.",
             show_default=False,
         ),
     ] = None,
+    alpha: Annotated[
+        float | None,
+        typer.Option(
+            help="For dirichlet and quantity: the concentration of the Dirichlet "
+            "distribution that labels or sizes are drawn from. Large: devices are "
+            "alike; 0.1: a few labels each, or a few devices that hold nearly all. "
+            "Default: 1.",
+            show_default=False,
+        ),
+    ] = None,
+    shards_per_device: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="For shards: examples are sorted by label and cut into equal shards; "
+            "so many go to each device. Default: 2.",
+            show_default=False,
+        ),
+    ] = None,
+    max_noise: Annotated[
+        float | None,
+        typer.Option(
+            help="For feature: standard deviation of the noise on the last device's "
+            "pixels, of which 1 is ink; it grows evenly from 0 on the first. "
+            "Default: 0.3.",
+            show_default=False,
+        ),
+    ] = None,
+    show_partition: Annotated[
+        bool,
+        typer.Option(
+            "--show-partition",
+            help="Print who holds what, draw it in the run folder, and end.",
+        ),
+    ] = False,
     seed: Annotated[
         int | None,
         typer.Option(
@@ -195,7 +232,12 @@ def swarm(
         plan_name=source.stem,
         task=task or source.stem,
         data=data,
-        alpha=alpha,
+        way=data_sources.Dealing(
+            kind=partition or data_sources.default_partition(data),
+            alpha=alpha,
+            shards_per_device=shards_per_device,
+            max_noise=max_noise,
+        ),
         dropout=dropout,
         coordinator=coordinator,
         operator_token=operator_token,
@@ -205,10 +247,27 @@ def swarm(
         shares_downloads=cache,
         threads=threads,
     )
+    if show_partition:
+        _show_partition(settings)
+        return
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     with asyncio.Runner(loop_factory=run.new_event_loop) as runner:
         status = runner.run(_run(settings))
     raise typer.Exit(status)
+
+
+def _show_partition(settings: run.Settings) -> None:
+    """Print and draw who holds what."""
+    try:
+        federation = run.load(settings)
+    except DataError as error:
+        print(f"failed: {error}")
+        raise typer.Exit(1) from error
+    print(overview.table(federation))
+    settings.out.mkdir(parents=True, exist_ok=True)
+    picture = settings.out / overview.FILE
+    picture.write_bytes(overview.draw(federation))
+    print(f"wrote {picture}")
 
 
 async def _run(settings: run.Settings) -> int:

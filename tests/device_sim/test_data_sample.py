@@ -7,9 +7,20 @@ import sys
 import numpy as np
 import pytest
 
-from device_sim.data import DataError, Federation, load, sample
+from device_sim.data import (
+    DataError,
+    Dealing,
+    Federation,
+    Partition,
+    load,
+    sample,
+)
 
 LINES = sample.EXAMPLES * 785
+
+
+def skewed(alpha: float) -> Dealing:
+    return Dealing(kind=Partition.DIRICHLET, alpha=alpha)
 
 
 def rows_of(federation: Federation):
@@ -65,12 +76,12 @@ def test_the_same_seed_gives_the_same_federation_and_another_does_not():
 
 def test_the_held_out_part_depends_on_the_seed_alone():
     one = load("sample", devices=9, seed=3)
-    other = load("sample", devices=40, seed=3, alpha=0.1)
+    other = load("sample", devices=40, seed=3, way=skewed(0.1))
     assert np.array_equal(one.held_out_images, other.held_out_images)
 
 
 def test_a_device_keeps_a_tenth_for_its_local_test_and_never_nothing():
-    federation = load("sample", devices=200, seed=1, alpha=0.05)
+    federation = load("sample", devices=200, seed=1, way=skewed(0.05))
     for shard in federation.shards:
         size = len(shard.train_labels) + len(shard.test_labels)
         assert size >= 8

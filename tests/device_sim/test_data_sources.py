@@ -4,7 +4,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from device_sim.data import DataError, Federation, Shard, load
+from device_sim.data import (
+    DataError,
+    Dealing,
+    Federation,
+    Partition,
+    Shard,
+    load,
+)
+
+DIRICHLET_AT_0 = Dealing(kind=Partition.DIRICHLET, alpha=0.0)
 
 
 @pytest.mark.parametrize(
@@ -33,7 +42,7 @@ def test_an_unknown_source_is_refused_with_the_known_ones(source: str):
         ({"seed": -1}, "seed must be 0 or more, got -1"),
         ({"test_fraction": 0.0}, "test fraction .* got 0.0"),
         ({"test_fraction": 1.0}, "test fraction .* got 1.0"),
-        ({"alpha": 0.0}, "alpha must be over 0, got 0"),
+        ({"way": DIRICHLET_AT_0}, "alpha must be over 0, got 0"),
         ({"classes": 9}, "must be under 9, got 9"),
         ({"classes": 100}, "classes must be 2 to 62, got 100"),
     ],
@@ -47,9 +56,25 @@ def test_more_classes_than_labels_are_taken():
     assert load("sample", devices=2, seed=0, classes=62).classes == 62
 
 
-def test_alpha_is_refused_where_devices_are_writers():
-    with pytest.raises(DataError, match="devices of npz:file are its writers"):
-        load("npz:file", devices=2, seed=0, alpha=1.0)
+@pytest.mark.parametrize(
+    ("way", "message"),
+    [
+        (
+            Dealing(kind=Partition.WRITER, alpha=1.0),
+            "alpha is 1.0, but only .* dirichlet or quantity reads it, not writer",
+        ),
+        (
+            Dealing(kind=Partition.IID, shards_per_device=2),
+            "shards_per_device is 2, but only the partition shards",
+        ),
+        (Dealing(kind=Partition.SHARDS, max_noise=0.1), "max_noise is 0.1, but"),
+    ],
+)
+def test_a_setting_that_the_partition_does_not_read_is_refused(
+    way: Dealing, message: str
+):
+    with pytest.raises(DataError, match=message):
+        load("sample", devices=2, seed=0, way=way)
 
 
 def test_a_path_may_hold_a_colon(tmp_path: pathlib.Path):
@@ -102,5 +127,7 @@ def test_a_record_prints_without_its_pixels():
 
 
 def test_a_source_without_writers_cannot_say_how_many_they_are():
-    with pytest.raises(DataError, match="sample has no writers"):
+    with pytest.raises(DataError, match="no writers to count"):
         load("sample", devices=None, seed=0)
+    with pytest.raises(DataError, match="sample has no writers"):
+        load("sample", devices=2, seed=0, way=Dealing(kind=Partition.WRITER))
