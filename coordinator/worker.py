@@ -12,6 +12,7 @@ import threading
 from typing import Final
 
 from coordinator.clock import Clock
+from coordinator.domain import gate
 from coordinator.store.blobs import BlobStore
 from coordinator.store.engine import StaleWrite, Store
 from coordinator.usecases import release, rounds
@@ -118,7 +119,7 @@ class Worker:
                 on_progress=keep_hold,
                 now=self._clock.now,
             )
-        except ArithmeticError as error:
+        except (ArithmeticError, gate.Rejected) as error:
             log.warning("round %d: %s", round_.id, error)
             rounds.give_up(self._store, claim, str(error), now=self._clock.now())
             return

@@ -319,7 +319,14 @@ class Run:
             else row
             for row in self._rows
         ]
-        accuracy = self._rows[-1].held_out_accuracy if self._rows else None
+        accuracy = next(  # of the version it ends with: a gate may have gone back
+            (
+                version.held_out.accuracy
+                for version in versions
+                if version.version == state.version and version.held_out is not None
+            ),
+            None,
+        )
         weights = await library.weights(state.plan.model, state.version)
         settings.out.mkdir(parents=True, exist_ok=True)
         (settings.out / WEIGHTS_FILE).write_bytes(weights)

@@ -204,7 +204,10 @@ async def record_held_out(
     given: Given,
     token: OperatorToken,
 ) -> operations.VersionMetrics:
-    """Record what you measured of a version on examples of your own."""
+    """Record what you measured of a version on examples of your own.
+
+    Where the plan's gate finds it too much worse, the task goes back to an earlier one.
+    """
 
     def call() -> operations.VersionMetrics:
         devices.authenticate_operator(given.store, token)

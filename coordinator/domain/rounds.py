@@ -165,6 +165,11 @@ class Round:
         )
 
 
+def noted(round_: Round, reason: str) -> Round:
+    """Return a round that has ended with what is to be said of it."""
+    return dataclasses.replace(round_, reason=reason, revision=round_.revision + 1)
+
+
 def due_event(round_: Round, *, now: dt.datetime, accepted: int) -> Event | None:
     """Return what has to happen to a collecting round now, if anything does."""
     if round_.phase is not Phase.COLLECTING:

@@ -49,7 +49,9 @@ class RoundState(Record):
     opened_at: AwareDatetime
     deadline: AwareDatetime = Field(description="When the present phase ends.")
     closed_at: AwareDatetime | None = Field(description="When it reached its end.")
-    reason: str | None = Field(description="Why it was abandoned.")
+    reason: str | None = Field(
+        description="Why it was abandoned, or its version gone back from."
+    )
 
 
 class TaskState(Record):

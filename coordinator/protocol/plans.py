@@ -391,6 +391,51 @@ class EvaluationPlan(_Collection):
     )
 
 
+class GatePlan(Record):
+    """What a result must be to become its task's current version, and to stay it."""
+
+    window: int = Field(
+        5,
+        ge=1,
+        le=100,
+        description="How many versions before it one is compared with; losses and "
+        "norms from the third on.",
+    )
+    max_loss_rise: float | None = Field(
+        None,
+        gt=0,
+        le=1000,
+        allow_inf_nan=False,
+        description="Abandon a round whose devices' training loss exceeds the median "
+        "of those before by more than this share: 0.5 = 50 %.",
+    )
+    max_norm_ratio: float | None = Field(
+        None,
+        gt=1,
+        le=1e6,
+        allow_inf_nan=False,
+        description="Abandon a round whose aggregate's L2 norm is more than so many "
+        "times the median of those before.",
+    )
+    max_accuracy_drop: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        allow_inf_nan=False,
+        description="Go back from a version whose federated or held-out accuracy is "
+        "more than this below the best of those before: 0.05 = 5 points.",
+    )
+
+    @pydantic.model_validator(mode="after")
+    def _has_a_rule(self) -> Self:
+        rules = (self.max_loss_rise, self.max_norm_ratio, self.max_accuracy_drop)
+        if rules == (None, None, None):
+            raise ValueError(
+                "a gate needs max_loss_rise, max_norm_ratio or max_accuracy_drop"
+            )
+        return self
+
+
 class Reference(Record):
     """A figure from elsewhere that reports print beside ours."""
 
@@ -417,6 +462,7 @@ class Plan(Record):
     aggregation: AggregationPlan = AggregationPlan()
     server: ServerPlan = ServerPlan()
     evaluation: EvaluationPlan | None = None
+    gate: GatePlan | None = None
     reference: Reference | None = None
 
     @pydantic.model_validator(mode="after")

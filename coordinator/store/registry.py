@@ -5,11 +5,13 @@ from typing import Final
 import sqlalchemy as sa
 
 from coordinator.domain.errors import TagUnknown
+from coordinator.domain.gate import Recent, Scored
 from coordinator.domain.models import Origin, Tag, Version
 from coordinator.store.engine import Transaction
 from coordinator.store.models import version_from_row
-from coordinator.store.tables import Row, rounds, tags, tasks, versions
+from coordinator.store.tables import Row, rounds, scores, tags, tasks, versions
 
+_DEEPEST: Final = 1_000  # versions that are looked back on
 _GET_TAG: Final = sa.select(tags).where(
     tags.c.model == sa.bindparam("model"), tags.c.name == sa.bindparam("name")
 )
@@ -52,6 +54,82 @@ def newest_first(
         )
         for row in tx.connection.execute(query)
     ]
+
+
+def recent(tx: Transaction, base: Version, window: int) -> Recent:
+    """Return what the last rounds were like up to the one that published ``base``."""
+    line = _line(base.model, base.number, deepest=window)
+    query = (
+        sa.select(versions.c.aggregate_norm, scores.c.loss)
+        .join(line, line.c.number == versions.c.number)
+        .outerjoin(
+            scores,
+            (scores.c.model == versions.c.model)
+            & (scores.c.version == versions.c.number)
+            & (scores.c.source == "train"),
+        )
+        .where(versions.c.model == base.model)
+        .order_by(versions.c.number.desc())
+        .limit(window)
+    )
+    rows = tx.connection.execute(query).all()
+    return Recent(
+        losses=tuple(row.loss for row in rows if row.loss is not None),
+        norms=tuple(
+            row.aggregate_norm for row in rows if row.aggregate_norm is not None
+        ),
+    )
+
+
+def scored_line(
+    tx: Transaction, model: str, head: int, *, source: str, up_to: int, limit: int
+) -> list[Scored]:
+    """Return scored versions that ``head`` was built upon, newest first.
+
+    NOTE: Looks at the last 1,000 of them.
+
+    Args:
+        tx: The transaction.
+        model: Of the versions.
+        head: Where to begin; it belongs to its own line.
+        source: Whose scores.
+        up_to: The highest number to return.
+        limit: How many at most.
+    """
+    line = _line(model, head, deepest=_DEEPEST)
+    query = (
+        sa.select(scores.c.version, scores.c.accuracy)
+        .join(line, line.c.number == scores.c.version)
+        .where(
+            scores.c.model == model,
+            scores.c.source == source,
+            scores.c.version <= up_to,
+        )
+        .order_by(scores.c.version.desc())
+        .limit(limit)
+    )
+    return [
+        Scored(version=row.version, accuracy=row.accuracy)
+        for row in tx.connection.execute(query)
+    ]
+
+
+def _line(model: str, head: int, *, deepest: int) -> sa.CTE:
+    """Return the numbers of a version and of those that it was built upon."""
+    made = sa.select(
+        versions.c.number,
+        rounds.c.base_version,
+    ).outerjoin(rounds, rounds.c.id == versions.c.round_id)
+    line = (
+        made.add_columns(sa.literal(1).label("depth"))
+        .where(versions.c.model == model, versions.c.number == head)
+        .cte("line", recursive=True)
+    )
+    return line.union_all(
+        made.add_columns((line.c.depth + 1).label("depth"))
+        .join(line, line.c.base_version == versions.c.number)
+        .where(versions.c.model == model, line.c.depth < deepest)
+    )
 
 
 def put_tag(tx: Transaction, tag: Tag) -> None:

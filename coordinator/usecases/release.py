@@ -6,7 +6,7 @@ from typing import Any, Protocol, overload
 
 import numpy as np
 
-from coordinator.domain import optimizers
+from coordinator.domain import gate, optimizers
 from coordinator.domain import tasks as task_policy
 from coordinator.domain.aggregation import AcceptedUpdate, Folded, train_score
 from coordinator.domain.events import Happening
@@ -18,9 +18,10 @@ from coordinator.protocol import encodings
 from coordinator.protocol.manifest import Manifest, Vector
 from coordinator.protocol.plans import AggregationPlan
 from coordinator.protocol.vocabulary import Kind
-from coordinator.store import assignments, events, models, rounds, tasks
+from coordinator.store import assignments, events, models, registry, rounds, tasks
 from coordinator.store.blobs import BlobStore
 from coordinator.store.engine import Store, Transaction
+from coordinator.usecases.rollback import go_back_if_worse
 from coordinator.usecases.rounds import Claim, lapse_rest, open_round
 
 
@@ -82,12 +83,18 @@ def release(
 
     Raises:
         ArithmeticError: The result is not finite; nothing was released.
+        gate.Rejected: The plan's gate does not let it pass; nothing was released.
         StaleWrite: Another worker took the round over; nothing was released.
     """
     if claim.round.kind is Kind.EVALUATE:
         _release_evaluation(store, claim, now=now())
         return None
     manifest = claim.model.manifest
+    rules = claim.task.plan.gate
+    recent = _recent(store, claim)
+    score = train_score(claim.updates)
+    if score is not None:
+        gate.insist_loss(rules, score.loss, recent.losses)
     state_sha256 = claim.base.optimizer_sha256
     state = None if state_sha256 is None else blobs.get(state_sha256)
     folded = compute.fold(
@@ -98,6 +105,7 @@ def release(
         on_progress=on_progress,
     )
     norm = float(np.linalg.norm(folded.mean))
+    gate.insist_norm(rules, norm, recent.norms)
     base = encodings.decode_weights(manifest, blobs.get(claim.base.weights_sha256))
     trained, new_state = compute.step(
         _trainable_part(manifest, base),
@@ -123,6 +131,13 @@ def release(
         )
 
     return _release_version(store, claim, publish, folded.report, now=now())
+
+
+def _recent(store: Store, claim: Claim) -> gate.Recent:
+    rules = claim.task.plan.gate
+    if rules is None:
+        return gate.Recent()
+    return store.read(lambda tx: registry.recent(tx, claim.base, rules.window))
 
 
 def _release_version(
@@ -177,6 +192,8 @@ def _release_evaluation(store: Store, claim: Claim, *, now: dt.datetime) -> None
             loss=score.loss,
             devices=accepted,
         )
+        task = tasks.get(tx, claim.task.id)
+        go_back_if_worse(tx, task, claim.base.number, "federated", now=now)
 
     store.run("release_evaluation", body)
 

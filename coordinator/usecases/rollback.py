@@ -6,12 +6,13 @@ server's optimizer lies with each version, so it goes back too.
 
 import datetime as dt
 
+from coordinator.domain import gate
 from coordinator.domain import tasks as task_policy
 from coordinator.domain.events import Happening
-from coordinator.domain.rounds import Event
+from coordinator.domain.rounds import Event, noted
 from coordinator.domain.tasks import Status, Task
 from coordinator.protocol.vocabulary import Kind
-from coordinator.store import events, rounds, tasks
+from coordinator.store import events, models, registry, rounds, tasks
 from coordinator.store.engine import Transaction
 from coordinator.usecases.rounds import end_without_result, open_round
 
@@ -50,3 +51,34 @@ def continue_from(
             tx, task_policy.next_training_round(changed, now=now, attempt=attempt)
         )
     return changed
+
+
+def go_back_if_worse(
+    tx: Transaction, task: Task, number: int, source: str, *, now: dt.datetime
+) -> None:
+    """Judge a version that was just scored; go back from it if the gate says so.
+
+    A version that the task has gone back from already is not judged again.
+    """
+    rules = task.plan.gate
+    if rules is None:
+        return
+    line = registry.scored_line(
+        tx,
+        task.plan.model,
+        task.version,
+        source=source,
+        up_to=number,
+        limit=rules.window + 1,
+    )
+    if not line or line[0].version != number:
+        return
+    scored, *before = line
+    back = gate.retreat(rules, source, scored, before)
+    if back is None:
+        return
+    version = models.get_version(tx, task.plan.model, number)
+    if version.round_id is not None:
+        round_ = rounds.get(tx, version.round_id)
+        rounds.replace(tx, noted(round_, back.reason))
+    continue_from(tx, task, back.version, back.reason, now=now)

@@ -19,7 +19,7 @@ from coordinator.store import assignments, events, models, rounds, tasks
 from coordinator.store.blobs import BlobStore
 from coordinator.store.engine import Store, Transaction
 from coordinator.usecases.models import first_values
-from coordinator.usecases.rollback import continue_from
+from coordinator.usecases.rollback import continue_from, go_back_if_worse
 from coordinator.usecases.rounds import abandon, open_round
 
 
@@ -212,6 +212,8 @@ def record_held_out(
 ) -> VersionView:
     """Keep what an operator measured of a version on central held-out examples.
 
+    The plan's gate may let the task go back from it.
+
     Raises:
         TaskUnknown, VersionUnknown: As their names say.
     """
@@ -230,6 +232,7 @@ def record_held_out(
             accuracy=score.accuracy,
             loss=score.loss,
         )
+        go_back_if_worse(tx, task, number, "held_out", now=now)
         views = _version_views(tx, version.task)
         return next(view for view in views if view.version.number == number)
 

@@ -51,6 +51,10 @@ BOUNDS: dict[str, tuple[float, float, float | None, float | None]] = {
     "evaluation.minimum": (1, 0, 50, 51),
     "evaluation.lease_s": (TINY, 0, 86_400, 86_400.1),
     "evaluation.deadline_s": (TINY, 0, 604_800, 604_800.1),
+    "gate.window": (1, 0, 100, 101),
+    "gate.max_loss_rise": (TINY, 0, 1000, 1000.1),
+    "gate.max_norm_ratio": (1 + 2**-52, 1, 1e6, 1_000_000.1),
+    "gate.max_accuracy_drop": (TINY, 0, 1 - 2**-53, 1),
     "reference.held_out_accuracy": (0, -TINY, 1, 1.0001),
 }
 #: What a plan must say beside a field for the field to be of use.
@@ -89,6 +93,8 @@ def toml(field: str, value: object) -> str:
     # TOML writes numbers, nan and inf as Python does, and text as JSON does.
     text = json.dumps(value) if isinstance(value, str) else repr(value)
     company = COMPANY.get(field, "")
+    if table == "gate" and key != "max_loss_rise":
+        company = "max_loss_rise = 1.0"
     return f"[{table}]\n{company}\n{key} = {text}\n" if table else f"{key} = {text}\n"
 
 
@@ -227,6 +233,13 @@ def test_the_minimum_is_at_most_the_goal(table: str) -> None:
     assert value_of(plan, f"{table}.minimum") == 7
     with pytest.raises(InvalidPlan, match="at most the goal 7, got 8"):
         parse(f"[{table}]\ngoal = 7\nminimum = 8")
+
+
+def test_a_gate_needs_a_rule() -> None:
+    assert parse("[gate]\nmax_norm_ratio = 3.0").gate is not None
+    for text in ("[gate]", "[gate]\nwindow = 3"):
+        with pytest.raises(InvalidPlan, match=r"^gate: .*a gate needs max_loss_rise"):
+            parse(text)
 
 
 def test_nesterov_needs_a_momentum() -> None:

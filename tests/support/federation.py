@@ -17,6 +17,7 @@ from coordinator.protocol.manifest import Vector
 from coordinator.protocol.messages import EvaluationReport
 from coordinator.protocol.plans import (
     EvaluationPlan,
+    GatePlan,
     Plan,
     RoundPlan,
     ServerPlan,
@@ -42,6 +43,7 @@ def plan(
     evaluation: EvaluationPlan | None = None,
     server: ServerPlan | None = None,
     update: UpdatePlan | None = None,
+    gate: GatePlan | None = None,
     **round_: Any,  # noqa: ANN401 - any field of RoundPlan
 ) -> Plan:
     """A plan for two devices: a lease lasts 60 s, a round 120 s, two attempts."""
@@ -54,6 +56,7 @@ def plan(
         server=server or ServerPlan(),
         update=update or UpdatePlan(),
         evaluation=evaluation,
+        gate=gate,
     )
 
 
