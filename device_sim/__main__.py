@@ -14,9 +14,15 @@ import typer
 from coordinator.protocol import plans
 from coordinator.protocol.plans import Plan
 from device_sim import client, operator, progress, run, trainer
-from device_sim import data as data_sources
-from device_sim.data import DataError, overview
+from device_sim.data import (
+    DataError,
+    Dealing,
+    Partition,
+    default_partition,
+    overview,
+)
 from device_sim.embedded import CoordinatorFailed
+from device_sim.trace import InvalidTrace, Trace, parse_trace
 
 _DEFAULT_PLAN: Final = pathlib.Path(__file__).parents[1] / "plans" / "default.toml"
 _INTERRUPTED: Final = 130
@@ -80,7 +86,7 @@ def swarm(
         ),
     ] = "sample",
     partition: Annotated[
-        data_sources.Partition | None,
+        Partition | None,
         typer.Option(
             help="How the data is dealt out: by writer; dirichlet, a mixture of labels "
             "each; shards, a few labels each; quantity, unequal sizes; feature, ever "
@@ -145,6 +151,16 @@ def swarm(
             "stay.",
         ),
     ] = 0.0,
+    trace: Annotated[
+        pathlib.Path | None,
+        typer.Option(
+            help="Run on a simulated clock: a TOML file that says how fast, how well "
+            "connected and how reliable devices are. Updates are delivered in the "
+            "order in which such devices would, and the report says what each round "
+            "would have taken.",
+            show_default=False,
+        ),
+    ] = None,
     out: Annotated[
         pathlib.Path | None,
         typer.Option(
@@ -225,6 +241,12 @@ def swarm(
         raise typer.BadParameter(
             "--population needs --operator-token, to see which round is open"
         )
+    if trace is not None and (joins_only or dropout):
+        raise typer.BadParameter(
+            "--trace has a dropout of its own, in place of --dropout"
+            if dropout
+            else "--trace needs --operator-token, to see which round is open"
+        )
     settings = run.Settings(
         devices=devices,
         population=_read_population(population, devices=devices),
@@ -232,13 +254,14 @@ def swarm(
         plan_name=source.stem,
         task=task or source.stem,
         data=data,
-        way=data_sources.Dealing(
-            kind=partition or data_sources.default_partition(data),
+        way=Dealing(
+            kind=partition or default_partition(data),
             alpha=alpha,
             shards_per_device=shards_per_device,
             max_noise=max_noise,
         ),
         dropout=dropout,
+        trace=None if trace is None else _read_trace(trace),
         coordinator=coordinator,
         operator_token=operator_token,
         database_url=database_url,
@@ -321,6 +344,15 @@ def _read_plan(path: pathlib.Path, *, rounds: int | None, seed: int | None) -> P
     return plan.model_copy(
         update={key: value for key, value in changes.items() if value is not None}
     )
+
+
+def _read_trace(path: pathlib.Path) -> Trace:
+    try:
+        return parse_trace(path.read_text())
+    except OSError as error:
+        raise typer.BadParameter(f"--trace {path} cannot be read: {error}") from error
+    except InvalidTrace as error:
+        raise typer.BadParameter(f"--trace {path}: {error}") from error
 
 
 def _read_population(text: str | None, *, devices: int) -> int | None:

@@ -17,6 +17,9 @@ class Purpose(enum.IntEnum):
     TRAINING = 1  # order of examples, seed of dropout layers
     DROPOUT = 2  # which devices vanish
     COHORT = 3  # which devices of a population come in a round
+    TRACE = 4  # how fast and how well connected a device is
+    INTERRUPTION = 5  # whether and when a device drops out of an assignment
+    TIE = 6  # who is first of those that are equally early
 
 
 def training_generator(
@@ -33,6 +36,31 @@ def training_generator(
     """
     entropy = (int(Purpose.TRAINING), seed, round_number, device)
     return np.random.default_rng(np.random.SeedSequence(entropy))
+
+
+def trace_generator(*, seed: int, device: int | None = None) -> np.random.Generator:
+    """Return the generator of a device's numbers; None: of who is in which group."""
+    own = () if device is None else (device + 1,)
+    return np.random.default_rng(
+        np.random.SeedSequence((int(Purpose.TRACE), seed, *own))
+    )
+
+
+def dropout_generator(
+    *, seed: int, round_number: int, attempt: int, device: int, before: int
+) -> np.random.Generator:
+    """Return the generator of whether and when a device drops out of an assignment.
+
+    ``before`` counts how often it dropped out of this attempt already.
+    """
+    entropy = (int(Purpose.INTERRUPTION), seed, round_number, attempt, device, before)
+    return np.random.default_rng(np.random.SeedSequence(entropy))
+
+
+def tie_break(*, seed: int, round_number: int, device: int) -> float:
+    """Return the number in [0, 1) that orders devices which are equally early."""
+    entropy = (int(Purpose.TIE), seed, round_number, device)
+    return np.random.default_rng(np.random.SeedSequence(entropy)).random()
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

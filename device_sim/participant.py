@@ -221,6 +221,22 @@ class Participant:
                 return self._end(assignment, str(error))
             return await self._give_up(token, assignment, error)
 
+    def examples(self, assignment: Assignment) -> int:
+        """Return how many examples training goes through, all epochs together."""
+        plan = assignment.training
+        if plan is None:
+            return 0
+        return plan.epochs * min(len(self._shard.train_labels), plan.max_examples)
+
+    async def interrupt(self) -> None:
+        """Give the assignment up, as a phone does that is needed for something else."""
+        token, assignment = self.state.token, self.state.assignment
+        if token is not None and assignment is not None:
+            await self._say_why(
+                token, assignment, FailureReason.INTERRUPTED, "dropped out"
+            )
+        self._ask_anew()
+
     async def _enrol(self) -> Step:
         request = EnrolRequest(
             name=f"{self._shard.name}-{self.index}"[:80], capabilities=Capabilities()

@@ -45,6 +45,7 @@ class RoundRow:
     bytes_down: int
     federated_loss: float | None = None  # on the devices' own test parts
     federated_accuracy: float | None = None
+    simulated_s: float | None = None  # what it would have taken on the trace's devices
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +60,7 @@ class RunReport:
     held_out_accuracy: float | None  # of the last version
     rounds: tuple[RoundRow, ...]
     population: int | None = None  # devices there are; None: as many as come
+    simulated_s: float | None = None  # of all rounds together
     note: tuple[str, ...] = ()  # what a reader should know, one sentence each
 
     def to_json(self) -> bytes:

@@ -7,6 +7,7 @@ are, what ends a run, and that everything it started is ended with it.
 import asyncio
 import contextlib
 import dataclasses
+import math
 import pathlib
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -17,13 +18,15 @@ from coordinator.protocol.messages import Assignment
 from coordinator.protocol.operations import TaskState, VersionMetrics
 from coordinator.protocol.plans import Plan
 from coordinator.protocol.vocabulary import Kind
-from device_sim import behaviour, cache, client, data, report, trainer
+from device_sim import behaviour, cache, client, data, report, trace, trainer
 from device_sim.data import Dealing
 from device_sim.embedded import EmbeddedCoordinator
 from device_sim.operator import Examiner, Measured, Operator, follow
 from device_sim.participant import LONG_POLL_S, Participant
 from device_sim.progress import Present, Progress
+from device_sim.simulated import SimulatedSwarm
 from device_sim.swarm import Swarm
+from device_sim.trace import Trace
 from device_sim.turns import Turns
 
 WEIGHTS_FILE: Final = "weights.safetensors"
@@ -47,6 +50,7 @@ class Settings:
     data: str
     way: Dealing
     dropout: float
+    trace: Trace | None  #: runs on a simulated clock
     coordinator: str | None  #: None: start one
     operator_token: str | None = dataclasses.field(repr=False)
     database_url: str | None = dataclasses.field(repr=False)
@@ -64,7 +68,7 @@ class _Parts:
     library: cache.Library
     trainers: trainer.TrainerPool
     federation: data.Federation
-    swarm: Swarm
+    swarm: Swarm | SimulatedSwarm
     turns: Turns | None
 
 
@@ -191,13 +195,32 @@ class Run:
                 if embedded is not None:
                     await embedded.wait_until_ready(calls)
                 library = cache.Library(cache.DownloadCache(calls))
-                turns = Turns(self._habits) if self._takes_turns else None
-                swarm = Swarm(
-                    await self._enlist(federation, connector, library, trainers),
-                    threads=trainers.threads,
-                    contributions=settings.contributions,
-                    turns=turns,
-                    on_assignment=self._note_round,
+                simulates = settings.trace is not None
+                turns = (
+                    Turns(self._habits) if self._takes_turns and not simulates else None
+                )
+                participants = await self._enlist(
+                    federation, connector, library, trainers
+                )
+                swarm = (
+                    Swarm(
+                        participants,
+                        threads=trainers.threads,
+                        contributions=settings.contributions,
+                        turns=turns,
+                        on_assignment=self._note_round,
+                    )
+                    if settings.trace is None
+                    else SimulatedSwarm(
+                        participants,
+                        profiles=trace.profiles(
+                            settings.trace,
+                            devices=len(participants),
+                            seed=settings.plan.seed,
+                        ),
+                        habits=self._habits,
+                        on_assignment=self._note_round,
+                    )
                 )
                 yield _Parts(
                     calls=calls,
@@ -231,10 +254,15 @@ class Run:
                     library=own,
                     trainers=trainers,
                     habits=self._habits,
-                    wait_s=0.0 if self._takes_turns else LONG_POLL_S,
+                    wait_s=0.0 if self._stays_away else LONG_POLL_S,
                 )
             )
         return participants
+
+    @property
+    def _stays_away(self) -> bool:
+        """Whether devices wait here, not at the coordinator, until they should ask."""
+        return self._takes_turns or self._settings.trace is not None
 
     @property
     def _takes_turns(self) -> bool:
@@ -277,6 +305,8 @@ class Run:
             trainers=parts.trainers,
             federation=parts.federation,
         )
+        if isinstance(parts.swarm, SimulatedSwarm):
+            parts.swarm.begin(operator.state)
         async with asyncio.TaskGroup() as group:
             watching = (
                 None
@@ -292,9 +322,26 @@ class Run:
             )
             if watching is not None:
                 watching.cancel()
+        if isinstance(parts.swarm, SimulatedSwarm):
+            self._note_simulated(parts.swarm, state)
         await self._write(state, await operator.metrics(), parts.library, examiner)
         if state.status == "stopped":
             raise TaskStopped(f"task {state.id} stopped: {state.reason}")
+
+    def _note_simulated(self, swarm: SimulatedSwarm, state: TaskState) -> None:
+        """Write into the rows how long rounds took by the simulated clock."""
+        swarm.tell(state)
+        self._rows = [
+            dataclasses.replace(row, simulated_s=swarm.seconds_of(row.round))
+            for row in self._rows
+        ]
+        self._progress.note(
+            f"on the trace's devices this takes {self._simulated_s():.1f} simulated "
+            "seconds"
+        )
+
+    def _simulated_s(self) -> float:
+        return math.fsum(row.simulated_s or 0.0 for row in self._rows)
 
     async def _write(
         self,
@@ -339,6 +386,7 @@ class Run:
             seconds=time.monotonic() - self._began,
             held_out_accuracy=accuracy,
             rounds=tuple(self._rows),
+            simulated_s=None if settings.trace is None else self._simulated_s(),
             note=(*self._notes, f"weights have SHA-256 {sha256_hex(weights)}"),
         )
         paths = await asyncio.to_thread(report.write, result, settings.out)

@@ -23,7 +23,7 @@ from coordinator.protocol.messages import (
     FailureReport,
     Receipt,
 )
-from coordinator.protocol.operations import TaskState
+from coordinator.protocol.operations import RoundState, TaskState
 from coordinator.protocol.plans import Plan, TrainingPlan, UpdatePlan
 from coordinator.protocol.vocabulary import Kind, WaitReason
 
@@ -42,6 +42,7 @@ class FakeCoordinator:
     )
     update: UpdatePlan = dataclasses.field(default_factory=UpdatePlan)
     goal: int | None = None  #: updates that open the next round; None: ever a next one
+    is_forgiving: bool = False  #: whether who gave up may try again
     refuse_reports_with: problems.ProblemType | None = None
     corrupt: bool = False  #: whether downloads have a wrong byte
 
@@ -136,7 +137,9 @@ class FakeCoordinator:
             version=0,
             rounds_committed=self.open_round - 1,
             created_at=NOW,
-            open_rounds=(),
+            open_rounds=()
+            if self.is_finished
+            else (round_of(Kind.TRAIN, self.open_round),),
         )
 
     def _assignment(self, number: int) -> Assignment:
@@ -176,6 +179,8 @@ class FakeCoordinator:
         body = request.content
         if what == "failure":
             self.failures.append(FailureReport.model_validate_json(body))
+            if self.is_forgiving:
+                self.taken.pop(self.names[_token(request)])
             record = FailureReceipt(assignment=assignment, ended_at=NOW)
             return httpx.Response(200, content=record.model_dump_json())
         if self.refuse_reports_with is not None:
@@ -207,6 +212,35 @@ class FakeCoordinator:
             accepted_at=NOW,
         )
         return httpx.Response(200, content=record.model_dump_json())
+
+
+def round_of(kind: Kind, number: int, attempt: int = 1) -> RoundState:
+    return RoundState(
+        id=1,
+        task="fake",
+        kind=kind,
+        number=number,
+        attempt=attempt,
+        phase="collecting",
+        base_version=0,
+        result_version=None,
+        goal=2,
+        minimum=1,
+        places=2,
+        assigned=0,
+        reported=0,
+        accepted=0,
+        failed=0,
+        lapsed=0,
+        bytes_up=0,
+        examples=0,
+        train_loss=None,
+        train_accuracy=None,
+        opened_at=NOW,
+        deadline=NOW,
+        closed_at=None,
+        reason=None,
+    )
 
 
 def _token(request: httpx.Request) -> str:

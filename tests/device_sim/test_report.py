@@ -51,6 +51,7 @@ def test_the_json_has_every_field_by_name():
         "seed": 7,
         "devices": 20,
         "population": None,
+        "simulated_s": None,
         "seconds": 12.25,
         "held_out_accuracy": 0.91,
         "note": ["one machine"],
@@ -67,6 +68,7 @@ def test_the_json_has_every_field_by_name():
                 "bytes_down": 2_000_000,
                 "federated_loss": None,
                 "federated_accuracy": None,
+                "simulated_s": None,
             }
         ],
     }

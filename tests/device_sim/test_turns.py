@@ -10,39 +10,10 @@ from coordinator.protocol.plans import Plan
 from coordinator.protocol.vocabulary import Kind
 from device_sim import behaviour
 from device_sim.turns import Turns
-from tests.device_sim.fake_coordinator import FakeCoordinator
+from tests.device_sim.fake_coordinator import FakeCoordinator, round_of
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 HABITS = behaviour.Behaviour(devices=2, population=8, seed=1)
-
-
-def round_of(kind: Kind, number: int, attempt: int = 1) -> RoundState:
-    return RoundState(
-        id=1,
-        task="fake",
-        kind=kind,
-        number=number,
-        attempt=attempt,
-        phase="collecting",
-        base_version=0,
-        result_version=None,
-        goal=2,
-        minimum=1,
-        places=2,
-        assigned=0,
-        reported=0,
-        accepted=0,
-        failed=0,
-        lapsed=0,
-        bytes_up=0,
-        examples=0,
-        train_loss=None,
-        train_accuracy=None,
-        opened_at=NOW,
-        deadline=NOW,
-        closed_at=None,
-        reason=None,
-    )
 
 
 def state_of(committed: int, *open_rounds: RoundState) -> TaskState:
