@@ -26,9 +26,7 @@ class Artefacts:
     def write(self, folder: pathlib.Path) -> None:
         """Write the files, the manifest last."""
         folder.mkdir(parents=True, exist_ok=True)
-        if self.weights is None:
-            (folder / WEIGHTS_FILE).unlink(missing_ok=True)  # of another build
-        else:
+        if self.weights is not None:
             (folder / WEIGHTS_FILE).write_bytes(self.weights)
         (folder / TRAIN_FILE).write_bytes(self.train)
         (folder / INFER_FILE).write_bytes(self.infer)

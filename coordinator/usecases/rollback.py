@@ -13,7 +13,7 @@ from coordinator.domain.rounds import Event, noted
 from coordinator.domain.tasks import Status, Task
 from coordinator.protocol.vocabulary import Kind
 from coordinator.store import events, models, registry, rounds, tasks
-from coordinator.store.engine import Transaction
+from coordinator.store.engine import StaleWrite, Transaction
 from coordinator.usecases.rounds import end_without_result, open_round
 
 
@@ -25,6 +25,9 @@ def continue_from(
     Its open training round is abandoned and opened anew on that version, whatever its
     attempt: the devices did nothing wrong. So is an evaluation of a later version,
     which nobody waits for any more.
+
+    Raises:
+        StaleWrite: A round has ended since it was looked at.
     """
     attempt = 1
     for open_ in rounds.unfinished(tx, task.id):
@@ -32,9 +35,10 @@ def continue_from(
             attempt = open_.attempt + 1
         elif open_.base_version <= number:
             continue
-        end_without_result(
-            tx, rounds.get(tx, open_.id), Event.CANCELLED, reason, now=now
-        )
+        round_ = rounds.get(tx, open_.id)
+        if round_.is_terminal:  # it ended while this transaction waited for it
+            raise StaleWrite(tx.name)
+        end_without_result(tx, round_, Event.CANCELLED, reason, now=now)
     changed = task.continued_from(number)
     tasks.replace(tx, changed)
     events.append(

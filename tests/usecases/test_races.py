@@ -12,11 +12,12 @@ from typing import TypeVar
 import pytest
 
 from coordinator.domain.errors import AlreadyReported, DomainError, LeaseLapsed
-from coordinator.domain.rounds import Phase
+from coordinator.domain.rounds import Phase, Round
 from coordinator.protocol.digests import sha256_hex
 from coordinator.protocol.vocabulary import WaitReason
-from coordinator.store.engine import Store, Transaction
-from coordinator.usecases import participation
+from coordinator.store import rounds
+from coordinator.store.engine import StaleWrite, Store, Transaction
+from coordinator.usecases import participation, tasks
 from coordinator.usecases.check_in import Work
 from tests.support.federation import Federation, plan
 from tests.support.models import update_body
@@ -238,3 +239,70 @@ def test_a_late_retry_does_not_take_the_accepted_body_away(
 
     assert federation.files().get(accepted.update.blob) == body
     assert federation.release(federation.must_claim()) == 1
+
+
+@pytest.mark.parametrize("number", range(5))
+def test_a_release_and_a_rollback_leave_one_round_on_the_tasks_version(
+    federation: Federation, number: int
+) -> None:
+    federation.start(settings=plan(goal=1, rounds=100))
+    for _ in range(number + 1):
+        federation.take_part()
+        federation.release(federation.must_claim())
+    federation.take_part()
+    claim = federation.must_claim()
+
+    def release() -> object:
+        try:
+            return federation.release(claim)
+        except StaleWrite:
+            return None
+
+    def roll_back() -> object:
+        return tasks.roll_back(
+            federation.store, task_id="task", number=0, now=federation.clock.now()
+        )
+
+    published, rolled_back = at_once([release, roll_back])
+
+    assert not isinstance(rolled_back, DomainError)
+    # Whoever was first, the operator has the last word.
+    assert published in {None, number + 2}
+    assert federation.task().version == 0
+    (open_,) = [r for r in federation.attempts() if not r.is_terminal]
+    assert (open_.phase, open_.base_version) == (Phase.COLLECTING, 0)
+
+
+@pytest.mark.parametrize(
+    "database_url",
+    [pytest.param("postgres", marks=pytest.mark.postgres)],
+    indirect=True,
+)
+def test_a_round_that_is_released_under_a_rollback_is_looked_at_again(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    federation.start(settings=plan(goal=1))
+    federation.take_part()
+    federation.release(federation.must_claim())
+    federation.take_part()
+    claim = federation.must_claim()
+    look = rounds.unfinished
+    waiting = [claim]
+
+    def look_and_be_overtaken(tx: Transaction, task: str | None = None) -> list[Round]:
+        found = look(tx, task)
+        while tx.name == "roll_back" and waiting:
+            federation.release(waiting.pop())
+        return found
+
+    monkeypatch.setattr(rounds, "unfinished", look_and_be_overtaken)
+
+    tasks.roll_back(
+        federation.store, task_id="task", number=0, now=federation.clock.now()
+    )
+
+    first, second, third, fourth = federation.attempts()
+    assert (second.phase, second.result_version) == (Phase.COMMITTED, 2)
+    assert (third.phase, third.base_version) == (Phase.ABANDONED, 2)
+    assert (fourth.number, fourth.base_version) == (3, 0)
+    assert (first.phase, federation.task().version) == (Phase.COMMITTED, 0)
