@@ -11,6 +11,7 @@ from coordinator.compute import cohort
 from coordinator.compute.backend import ComputeDevice
 
 _TILE_COLUMNS: Final = 8192
+_TILE_PRODUCTS: Final = 1 << 33  # about a second on a CPU, so that progress is told
 
 
 def gram_matrix(
@@ -27,16 +28,16 @@ def gram_matrix(
     between updates much alike would be lost in rounding. Its last bits are the
     backend's.
     """
+    columns = max(1, min(_TILE_COLUMNS, _TILE_PRODUCTS // len(chosen) ** 2))
     with device.scope():
         total = keras.ops.zeros((len(chosen), len(chosen)), dtype="float64")
         for window in cohort.windows(
             updates, chosen, size=size, on_progress=on_progress
         ):
-            for start in range(0, window.rows.shape[1], _TILE_COLUMNS):
-                rows = window.rows[:, start : start + _TILE_COLUMNS]
+            for start in range(0, window.rows.shape[1], columns):
+                rows = window.rows[:, start : start + columns]
                 tile = keras.ops.convert_to_tensor(rows.astype(np.float64))
                 total = total + keras.ops.matmul(tile, keras.ops.transpose(tile))
-            # Waits, so that the buffer is free for the next window.
-            keras.ops.convert_to_numpy(total)
-            on_progress(len(chosen))
+                float(total[0, 0])  # waits: progress is what has been done
+                on_progress(len(chosen))
         return np.array(keras.ops.convert_to_numpy(total))
