@@ -131,11 +131,12 @@ class Trainer:
         if not examples:
             raise NoExamples("the shard holds no training examples")
         chosen = rng.permutation(len(x))[:examples]
-        if plan.max_shift:
-            x, y = augment.shifted_epochs(x[chosen], y[chosen], plan, rng)
+        augments = bool(plan.augmentations())
+        if augments:
+            x, y = augment.augmented_epochs(x[chosen], y[chosen], plan, rng)
             chosen = np.arange(examples)
         index, mask = batches(chosen, plan, rng)
-        if plan.max_shift:  # every epoch has images of its own
+        if augments:  # every epoch has images of its own
             epochs = index.reshape(plan.epochs, -1)
             epochs += np.arange(0, len(x), examples, dtype=np.int32)[:, None]
         sums = _call(

@@ -65,11 +65,12 @@ def insist_suitable(plan: Plan, manifest: Manifest) -> None:
         UnsuitablePlan: It asks for what the model cannot do.
     """
     shape = manifest.input_shape
-    if plan.training.max_shift and len(shape) != _IMAGE_DIMENSIONS:
-        raise UnsuitablePlan(
-            f"max_shift {plan.training.max_shift} needs images of height, width and "
-            f"channels, examples of model {manifest.model} have shape {shape}"
-        )
+    if len(shape) != _IMAGE_DIMENSIONS:
+        for name, value in plan.training.augmentations().items():
+            raise UnsuitablePlan(
+                f"{name} {value} needs images of height, width and channels, examples "
+                f"of model {manifest.model} have shape {shape}"
+            )
 
 
 def training_policy(plan: Plan) -> rounds.Policy:

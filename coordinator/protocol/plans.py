@@ -46,12 +46,60 @@ class TrainingPlan(Record):
         description="Augmentation: in every epoch each image is moved by up to so many "
         "pixels, drawn anew, each way; what comes in is 0.",
     )
+    max_rotation: float = Field(
+        0.0,
+        ge=0,
+        le=45,
+        allow_inf_nan=False,
+        description="Augmentation: each image is turned by up to so many degrees.",
+    )
+    max_scale: float = Field(
+        0.0,
+        ge=0,
+        le=0.5,
+        allow_inf_nan=False,
+        description="Augmentation: each image is made larger or smaller by up to this "
+        "share.",
+    )
+    max_brightness: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="Augmentation: up to so much is added to all pixels of an image or "
+        "taken away, of which 1 is white.",
+    )
+    max_contrast: float = Field(
+        0.0,
+        ge=0,
+        le=0.9,
+        allow_inf_nan=False,
+        description="Augmentation: the pixels' distance from their mean is made larger "
+        "or smaller by up to this share.",
+    )
+    flip: bool = Field(
+        False,  # noqa: FBT003 - the default
+        description="Augmentation: an image is mirrored, left to right, as often as "
+        "not. Wrong for handwriting: a mirrored digit or letter is mostly none.",
+    )
     max_examples: int = Field(
         10_000,
         ge=1,
         le=MAX_EXAMPLES,
         description="Most examples a device trains on and counts in one round.",
     )
+
+    def augmentations(self) -> dict[str, float]:
+        """Return the augmentations that are asked for, with how much; none: empty."""
+        asked = {
+            "max_shift": self.max_shift,
+            "max_rotation": self.max_rotation,
+            "max_scale": self.max_scale,
+            "max_brightness": self.max_brightness,
+            "max_contrast": self.max_contrast,
+            "flip": self.flip,
+        }
+        return {name: value for name, value in asked.items() if value}
 
 
 class _Collection(Record):

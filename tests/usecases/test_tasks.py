@@ -100,13 +100,26 @@ def test_a_task_needs_a_registered_model(federation: Federation) -> None:
     assert federation.rows() == before
 
 
-def test_only_images_can_be_moved(federation: Federation) -> None:
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"max_shift": 1},
+        {"max_rotation": 5.0},
+        {"max_scale": 0.1},
+        {"max_brightness": 0.1},
+        {"max_contrast": 0.1},
+        {"flip": True},
+    ],
+)
+def test_only_images_can_be_augmented(
+    federation: Federation, changes: dict[str, float]
+) -> None:
     federation.register()
     before = federation.state()
-    moving = TrainingPlan(max_shift=1)
-    unsuitable = plan().model_copy(update={"training": moving})
+    unsuitable = plan().model_copy(update={"training": TrainingPlan(**changes)})
 
-    with pytest.raises(UnsuitablePlan, match=r"shape \(2,\)"):
+    (name,) = changes
+    with pytest.raises(UnsuitablePlan, match=rf"^{name} .* shape \(2,\)"):
         tasks.create(
             federation.store,
             federation.blobs,
