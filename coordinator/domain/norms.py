@@ -56,7 +56,9 @@ def bound(norms: Sequence[float], plan: AggregationPlan, tracked: Tracked) -> Bo
     zero_above, zero_norm = math.inf, None
     if plan.zero_quantile is not None:
         middle = float(np.median(norms))
-        zero_norm = tracked.zero_norm or middle
+        # A high quantile may be an outlier's own length; the median is not.
+        first = min(float(np.quantile(norms, plan.zero_quantile)), 2 * middle)
+        zero_norm = tracked.zero_norm or first
         if zero_norm > 0:
             zero_above = plan.zero_multiple * max(zero_norm, middle)
             zero_norm = _follow(zero_norm, norms, plan.zero_quantile, plan.zero_rate)

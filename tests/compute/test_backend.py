@@ -78,7 +78,7 @@ def test_jax_and_tensorflow_give_the_same_bits(tmp_path: pathlib.Path) -> None:
     assert theirs.keys() == ours.keys() | near.keys()
     for name, array in (ours | near).items():
         assert theirs[name].dtype == array.dtype, name
-        if name in ours:
+        if name in {*ours, "rule median", "rule trimmed_mean"}:  # those sort
             np.testing.assert_array_equal(theirs[name], array, err_msg=name)
         else:
             nearness = 1e-6 if name.endswith(": weights") else 1e-12

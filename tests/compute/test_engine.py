@@ -110,7 +110,7 @@ def test_a_round_says_what_it_zeroed_and_clipped(federation: Federation) -> None
             "clipped": 2,
             "median_norm": 3.0,
             "largest_norm": 1000.0,
-            "zero_above": 6.0,
+            "zero_above": 12.0,
             "clip_to": 2.5,
         },
     }

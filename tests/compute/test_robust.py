@@ -178,8 +178,8 @@ def test_a_zeroed_update_does_not_weigh(aggregate: Callable[..., Folded]) -> Non
     folded = aggregate(rows, plan(zero_quantile=0.98))
     assert folded.mean.tolist() == [0.75, 4.75]
     assert folded.report is not None
-    assert (folded.report["zeroed"], folded.report["zero_above"]) == (1, 10.0)
-    assert folded.tracked.zero_norm == pytest.approx(5 * np.exp(2.3 * (0.98 - 2 / 3)))
+    assert (folded.report["zeroed"], folded.report["zero_above"]) == (1, 20.0)
+    assert folded.tracked.zero_norm == pytest.approx(10 * np.exp(2.3 * (0.98 - 2 / 3)))
 
 
 @pytest.mark.parametrize("rule", RULES)

@@ -71,11 +71,19 @@ def test_an_update_much_longer_than_the_others_is_zeroed() -> None:
     assert bounded.factors == (1.0, 1.0, 1.0, 1.0)
 
 
-def test_the_first_round_zeroes_by_its_median() -> None:
-    plan = AggregationPlan(zero_quantile=0.98)
+def test_a_zeroing_length_starts_as_the_first_rounds_quantile() -> None:
+    plan = AggregationPlan(zero_quantile=0.75, zero_multiple=3.0)
+    bounded = norms.bound([1.0, 2.0, 2.5, 3.0, 9.1], plan, Tracked())
+    assert bounded.kept == (0, 1, 2, 3)
+    assert bounded.zero_above == 3 * 3.0
+
+
+def test_outliers_of_the_first_round_are_zeroed_by_its_median() -> None:
+    plan = AggregationPlan(zero_quantile=0.98, zero_rate=1.0)
     bounded = norms.bound([1.0, 1e30, 1.0, 1.9, 2.1], plan, Tracked())
     assert bounded.kept == (0, 2, 3, 4)
-    assert bounded.zero_above == 2 * 1.9
+    assert bounded.zero_above == 2 * 2 * 1.9
+    assert bounded.tracked.zero_norm == pytest.approx(2 * 1.9 * math.exp(0.98 - 0.8))
 
 
 def test_what_is_zeroed_has_no_say_in_clipping() -> None:
