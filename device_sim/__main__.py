@@ -14,6 +14,7 @@ import typer
 from coordinator.protocol import plans
 from coordinator.protocol.plans import Plan
 from device_sim import client, operator, progress, run, trainer
+from device_sim.attacks import Attack, InvalidAttack
 from device_sim.data import (
     DataError,
     Dealing,
@@ -33,6 +34,7 @@ _EXPECTED: Final = (
     client.UnexpectedAnswer,
     CoordinatorFailed,
     DataError,
+    InvalidAttack,
     operator.OtherPlan,
     run.TaskStopped,
     trainer.GraphFailed,
@@ -151,6 +153,18 @@ def swarm(
             "stay.",
         ),
     ] = 0.0,
+    attack: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME:SHARE[:STRENGTH]",
+            help="Make a seeded share of the devices attackers; may be repeated. "
+            "sign_flip sends the opposite of its update times the strength (1), noise "
+            "sends noise of the update's size times the strength (10), label_flip "
+            "trains on wrong labels, backdoor trains that a square in a corner means "
+            "0, and sends its update times the strength (5).",
+            show_default=False,
+        ),
+    ] = None,
     trace: Annotated[
         pathlib.Path | None,
         typer.Option(
@@ -261,6 +275,7 @@ def swarm(
             max_noise=max_noise,
         ),
         dropout=dropout,
+        attacks=_read_attacks(attack or []),
         trace=None if trace is None else _read_trace(trace),
         coordinator=coordinator,
         operator_token=operator_token,
@@ -344,6 +359,13 @@ def _read_plan(path: pathlib.Path, *, rounds: int | None, seed: int | None) -> P
     return plan.model_copy(
         update={key: value for key, value in changes.items() if value is not None}
     )
+
+
+def _read_attacks(texts: list[str]) -> tuple[Attack, ...]:
+    try:
+        return tuple(map(Attack.parse, texts))
+    except InvalidAttack as error:
+        raise typer.BadParameter(f"--attack {error}") from error
 
 
 def _read_trace(path: pathlib.Path) -> Trace:

@@ -20,6 +20,7 @@ class Purpose(enum.IntEnum):
     TRACE = 4  # how fast and how well connected a device is
     INTERRUPTION = 5  # whether and when a device drops out of an assignment
     TIE = 6  # who is first of those that are equally early
+    ATTACK = 7  # which devices are attackers
 
 
 def training_generator(
@@ -55,6 +56,11 @@ def dropout_generator(
     """
     entropy = (int(Purpose.INTERRUPTION), seed, round_number, attempt, device, before)
     return np.random.default_rng(np.random.SeedSequence(entropy))
+
+
+def attack_generator(*, seed: int) -> np.random.Generator:
+    """Return the generator of who is an attacker."""
+    return np.random.default_rng(np.random.SeedSequence((int(Purpose.ATTACK), seed)))
 
 
 def tie_break(*, seed: int, round_number: int, device: int) -> float:

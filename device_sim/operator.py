@@ -10,6 +10,8 @@ import dataclasses
 from collections.abc import Callable
 from typing import Final
 
+import numpy as np
+
 from coordinator.protocol import paths, problems
 from coordinator.protocol.manifest import Record
 from coordinator.protocol.operations import (
@@ -23,8 +25,9 @@ from coordinator.protocol.operations import (
     VersionMetrics,
 )
 from coordinator.protocol.plans import Plan
-from device_sim import cache, client, trainer
+from device_sim import attacks, cache, client, trainer
 from device_sim.data import Federation
+from device_sim.data.federation import to_float
 
 _POLL_S: Final = 0.2
 
@@ -115,6 +118,7 @@ class Examiner:
         self._model = model
         self._library = library
         self._trainers = trainers
+        self._federation = federation
         self._x = federation.held_out_x
         self._y = federation.held_out_y
 
@@ -128,6 +132,22 @@ class Examiner:
         model, weights = await self._library.version(self._model, version)
         scored = await self._trainers.run(
             model, lambda own: own.score(self._x, self._y, weights=weights)
+        )
+        return Score(
+            examples=scored.examples, loss=scored.loss, accuracy=scored.accuracy
+        )
+
+    async def measure_backdoor(self, version: int) -> Score:
+        """Return how often ``version`` sees the target where it sees the trigger.
+
+        Measured on the held-out examples that are not of the target class.
+        """
+        model, weights = await self._library.version(self._model, version)
+        others = self._federation.held_out_labels != attacks.TARGET
+        x = to_float(attacks.triggered(self._federation.held_out_images[others]))
+        y = np.full(len(x), attacks.TARGET, np.int32)
+        scored = await self._trainers.run(
+            model, lambda own: own.score(x, y, weights=weights)
         )
         return Score(
             examples=scored.examples, loss=scored.loss, accuracy=scored.accuracy

@@ -185,9 +185,14 @@ class Participant:
         trainers: trainer.TrainerPool,
         habits: behaviour.Behaviour,
         wait_s: float = LONG_POLL_S,
+        tamper: trainer.Tamper | None = None,
         state: State | None = None,
     ) -> None:
-        """Take what the device has; ``wait_s`` is how long a check-in may be held."""
+        """Take what the device has.
+
+        ``wait_s`` is how long a check-in may be held, ``tamper`` what an attacker makes
+        of its deltas.
+        """
         self.index = index
         self.state = state or State.new()
         self._shard = shard
@@ -196,6 +201,7 @@ class Participant:
         self._trainers = trainers
         self._habits = habits
         self._wait_s = wait_s
+        self._tamper = tamper
         self._materials: tuple[trainer.Model, Vector] | None = None
         self._lease_ends: float | None = None  # on the client's monotonic clock
 
@@ -317,6 +323,7 @@ class Participant:
                 plan=plan,
                 rng=rng,
                 writing=writing,
+                tamper=self._tamper,
             ),
         )
         left_out = None

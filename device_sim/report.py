@@ -11,7 +11,7 @@ import math
 import os
 import pathlib
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -61,6 +61,8 @@ class RunReport:
     rounds: tuple[RoundRow, ...]
     population: int | None = None  # devices there are; None: as many as come
     simulated_s: float | None = None  # of all rounds together
+    attackers: Mapping[str, int] = dataclasses.field(default_factory=dict)  # by attack
+    backdoor_success: float | None = None  # of the last version, where one was tried
     note: tuple[str, ...] = ()  # what a reader should know, one sentence each
 
     def to_json(self) -> bytes:

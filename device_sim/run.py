@@ -5,6 +5,7 @@ are, what ends a run, and that everything it started is ended with it.
 """
 
 import asyncio
+import collections
 import contextlib
 import dataclasses
 import math
@@ -18,11 +19,22 @@ from coordinator.protocol.messages import Assignment
 from coordinator.protocol.operations import TaskState, VersionMetrics
 from coordinator.protocol.plans import Plan
 from coordinator.protocol.vocabulary import Kind
-from device_sim import behaviour, cache, client, data, report, trace, trainer
+from device_sim import (
+    attacks,
+    behaviour,
+    cache,
+    client,
+    data,
+    report,
+    trace,
+    trainer,
+)
+from device_sim.attacks import Attack
 from device_sim.data import Dealing
 from device_sim.embedded import EmbeddedCoordinator
+from device_sim.enlisting import enlist
 from device_sim.operator import Examiner, Measured, Operator, follow
-from device_sim.participant import LONG_POLL_S, Participant
+from device_sim.participant import Participant
 from device_sim.progress import Present, Progress
 from device_sim.simulated import SimulatedSwarm
 from device_sim.swarm import Swarm
@@ -50,6 +62,7 @@ class Settings:
     data: str
     way: Dealing
     dropout: float
+    attacks: tuple[Attack, ...]
     trace: Trace | None  #: runs on a simulated clock
     coordinator: str | None  #: None: start one
     operator_token: str | None = dataclasses.field(repr=False)
@@ -134,6 +147,7 @@ class Run:
         self._present = Present(seconds=0.0)
         self._rows: list[report.RoundRow] = []
         self._notes: list[str] = []
+        self._attackers: dict[int, Attack] = {}
         self.embedded: EmbeddedCoordinator | None = None
 
     async def run(self) -> None:
@@ -157,6 +171,11 @@ class Run:
             # Loaded while the coordinator starts.
             federation = await asyncio.to_thread(load, settings)
             self._habits = self._habits_of(federation)
+            self._attackers = attacks.attackers(
+                settings.attacks,
+                devices=len(federation.shards),
+                seed=settings.plan.seed,
+            )
             async with self._parts(federation) as parts:
                 await self._live(parts)
         finally:
@@ -195,79 +214,57 @@ class Run:
                 if embedded is not None:
                     await embedded.wait_until_ready(calls)
                 library = cache.Library(cache.DownloadCache(calls))
-                simulates = settings.trace is not None
-                turns = (
-                    Turns(self._habits) if self._takes_turns and not simulates else None
-                )
-                participants = await self._enlist(
-                    federation, connector, library, trainers
-                )
-                swarm = (
-                    Swarm(
-                        participants,
-                        threads=trainers.threads,
-                        contributions=settings.contributions,
-                        turns=turns,
-                        on_assignment=self._note_round,
-                    )
-                    if settings.trace is None
-                    else SimulatedSwarm(
-                        participants,
-                        profiles=trace.profiles(
-                            settings.trace,
-                            devices=len(participants),
-                            seed=settings.plan.seed,
-                        ),
-                        habits=self._habits,
-                        on_assignment=self._note_round,
-                    )
+                turns = Turns(self._habits) if self._takes_turns else None
+                participants = await enlist(
+                    federation,
+                    connector=connector,
+                    library=library if settings.shares_downloads else None,
+                    trainers=trainers,
+                    habits=self._habits,
+                    attackers=self._attackers,
+                    waits_there=turns is None and settings.trace is None,
                 )
                 yield _Parts(
                     calls=calls,
                     library=library,
                     trainers=trainers,
                     federation=federation,
-                    swarm=swarm,
+                    swarm=self._swarm(participants, turns, threads=trainers.threads),
                     turns=turns,
                 )
         finally:
             trainers.close()
 
-    async def _enlist(
-        self,
-        federation: data.Federation,
-        connector: client.Connector,
-        library: cache.Library,
-        trainers: trainer.TrainerPool,
-    ) -> Sequence[Participant]:
-        participants = []
-        for index, shard in enumerate(federation.shards):
-            calls = await connector.client()
-            own = library
-            if not self._settings.shares_downloads:
-                own = cache.Library(cache.DownloadCache(await connector.client()))
-            participants.append(
-                Participant(
-                    index=index,
-                    shard=shard,
-                    calls=calls,
-                    library=own,
-                    trainers=trainers,
-                    habits=self._habits,
-                    wait_s=0.0 if self._stays_away else LONG_POLL_S,
-                )
+    def _swarm(
+        self, participants: Sequence[Participant], turns: Turns | None, *, threads: int
+    ) -> Swarm | SimulatedSwarm:
+        settings = self._settings
+        if settings.trace is None:
+            return Swarm(
+                participants,
+                threads=threads,
+                contributions=settings.contributions,
+                turns=turns,
+                on_assignment=self._note_round,
             )
-        return participants
+        return SimulatedSwarm(
+            participants,
+            profiles=trace.profiles(
+                settings.trace, devices=len(participants), seed=settings.plan.seed
+            ),
+            habits=self._habits,
+            on_assignment=self._note_round,
+        )
 
     @property
-    def _stays_away(self) -> bool:
-        """Whether devices wait here, not at the coordinator, until they should ask."""
-        return self._takes_turns or self._settings.trace is not None
+    def _is_population(self) -> bool:
+        """Whether there are more devices than come in a round."""
+        return self._habits.population != self._habits.devices
 
     @property
     def _takes_turns(self) -> bool:
-        """Whether there are more devices than come in a round."""
-        return self._habits.population != self._habits.devices
+        """Whether devices must be told when to come; a simulated swarm knows."""
+        return self._is_population and self._settings.trace is None
 
     async def _live(self, parts: _Parts) -> None:
         token = self._settings.operator_token
@@ -343,6 +340,29 @@ class Run:
     def _simulated_s(self) -> float:
         return math.fsum(row.simulated_s or 0.0 for row in self._rows)
 
+    def _attackers_by_kind(self) -> dict[str, int]:
+        kinds = (str(attack.kind) for attack in self._attackers.values())
+        return dict(sorted(collections.Counter(kinds).items()))
+
+    async def _note_attacks(self, examiner: Examiner, version: int) -> float | None:
+        """Say who attacked. Returns how well a backdoor worked, if there was one."""
+        found = self._attackers_by_kind()
+        if not found:
+            return None
+        listed = ", ".join(f"{count} {kind}" for kind, count in found.items())
+        self._progress.note(
+            f"{len(self._attackers)} of {self._habits.population} devices are "
+            f"attackers: {listed}"
+        )
+        if attacks.Kind.BACKDOOR not in found:
+            return None
+        score = await examiner.measure_backdoor(version)
+        self._progress.note(
+            f"the backdoor works on {score.accuracy:.4f} of {score.examples} held-out "
+            "examples with the trigger"
+        )
+        return score.accuracy
+
     async def _write(
         self,
         state: TaskState,
@@ -375,6 +395,7 @@ class Run:
             None,
         )
         weights = await library.weights(state.plan.model, state.version)
+        backdoor = await self._note_attacks(examiner, state.version)
         settings.out.mkdir(parents=True, exist_ok=True)
         (settings.out / WEIGHTS_FILE).write_bytes(weights)
         result = report.RunReport(
@@ -382,11 +403,13 @@ class Run:
             data=settings.data,
             seed=settings.plan.seed,
             devices=settings.devices,
-            population=self._habits.population if self._takes_turns else None,
+            population=self._habits.population if self._is_population else None,
             seconds=time.monotonic() - self._began,
             held_out_accuracy=accuracy,
             rounds=tuple(self._rows),
             simulated_s=None if settings.trace is None else self._simulated_s(),
+            attackers=self._attackers_by_kind(),
+            backdoor_success=backdoor,
             note=(*self._notes, f"weights have SHA-256 {sha256_hex(weights)}"),
         )
         paths = await asyncio.to_thread(report.write, result, settings.out)

@@ -25,6 +25,7 @@ from device_sim import augment
 
 Images = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int32]
+Tamper = Callable[[Vector, np.random.Generator], Vector]
 _T = TypeVar("_T")
 _CHUNK: Final = 250  # examples scored in one call: bounds the graph's memory
 _MODELS_KEPT: Final = 4  # interpreters a thread keeps, one a model
@@ -165,11 +166,13 @@ class Trainer:
         plan: TrainingPlan,
         rng: np.random.Generator,
         writing: Writing | None = None,
+        tamper: Tamper | None = None,
     ) -> Trained:
         """Train as ``fit`` does and write the update. Run by the device.
 
         With error feedback the residual is added to the delta, and what the encoding
         leaves out becomes the next one (Seide et al. 2014; Karimireddy et al. 2019).
+        ``tamper`` is what an attacker makes of the delta before it is written.
 
         Raises:
             NoExamples: ``x`` is empty.
@@ -177,6 +180,8 @@ class Trainer:
             GraphFailed: The graph did not run.
         """
         update = self.fit(x, y, weights=weights, plan=plan, rng=rng)
+        if tamper is not None:
+            update = dataclasses.replace(update, delta=tamper(update.delta, rng))
         # NaN and infinity survive a sum, which reads the delta once and writes nothing.
         with np.errstate(over="ignore", invalid="ignore"):
             total = update.delta.sum()

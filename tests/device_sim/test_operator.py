@@ -2,6 +2,7 @@
 
 import datetime as dt
 import json
+from collections.abc import Callable
 
 import httpx
 import numpy as np
@@ -10,7 +11,9 @@ import pytest
 from coordinator.protocol import paths, problems
 from coordinator.protocol.operations import RoundState, Score, TaskState
 from coordinator.protocol.plans import EvaluationPlan, Plan, RoundPlan
-from device_sim import behaviour, client, operator, run
+from device_sim import attacks, behaviour, client, operator, run, trainer
+from device_sim.data import Federation
+from device_sim.data.federation import to_float
 
 TOKEN = "operators-own"  # noqa: S105 - of a fake
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
@@ -181,3 +184,44 @@ def test_with_dropout_a_plan_waits_for_survivors_and_leases_a_place_to_all():
 def test_a_plan_that_fits_is_left_alone():
     fitted, notes = run.fit(PLAN, behaviour.Behaviour(devices=4))
     assert (fitted, notes) == (PLAN, [])
+
+
+async def test_a_backdoor_is_measured_on_other_classes_with_the_trigger():
+    images = np.arange(4, dtype=np.uint8)[:, None, None] + np.zeros(
+        (1, 28, 28), np.uint8
+    )
+    federation = Federation(
+        name="four",
+        classes=10,
+        shards=(),
+        held_out_images=images,
+        held_out_labels=np.array([0, 7, attacks.TARGET, 3], np.uint8),
+    )
+    seen: dict[str, np.ndarray] = {}
+
+    class FixedTrainer:
+        def score(
+            self, x: np.ndarray, y: np.ndarray, *, weights: str
+        ) -> trainer.Scored:
+            seen.update(x=x, y=y)
+            assert weights == "weights of 5"
+            return trainer.Scored(examples=len(x), loss_sum=1.0, correct=1)
+
+    class FixedPool:
+        async def run(
+            self, _: object, work: Callable[[FixedTrainer], object]
+        ) -> object:
+            return work(FixedTrainer())
+
+    class FixedLibrary:
+        async def version(self, name: str, number: int) -> tuple[str, str]:
+            return name, f"weights of {number}"
+
+    examiner = operator.Examiner(
+        model="cnn", library=FixedLibrary(), trainers=FixedPool(), federation=federation
+    )
+    score = await examiner.measure_backdoor(5)
+    assert (score.examples, score.accuracy) == (2, 0.5)
+    assert seen["y"].tolist() == [attacks.TARGET] * 2
+    expected = to_float(attacks.triggered(images[[1, 3]]))
+    assert np.array_equal(seen["x"], expected)

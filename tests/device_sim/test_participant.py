@@ -73,6 +73,7 @@ class Bench:
         state: State | None = None,
         dropout: float = 0.0,
         habits: behaviour.Behaviour | None = None,
+        tamper: trainer.Tamper | None = None,
     ) -> Participant:
         return Participant(
             index=0,
@@ -82,6 +83,7 @@ class Bench:
             trainers=self.trainers,
             habits=habits or behaviour.Behaviour(devices=2, dropout=dropout),
             state=state,
+            tamper=tamper,
         )
 
 
@@ -352,3 +354,18 @@ async def test_a_place_in_a_round_of_another_cohort_is_given_back(bench: Bench):
         FailureReason.INTERRUPTED
     ]
     assert [number for _, number, _ in bench.fake.updates] == [2]
+
+
+async def test_an_attacker_sends_what_it_makes_of_its_delta_and_nothing_else(
+    bench: Bench,
+):
+    await steps_of(bench.participant())
+    bench.fake.taken.clear()
+    await steps_of(bench.participant(tamper=lambda delta, _: -2 * delta))
+
+    def read(body: bytes) -> encodings.Update:
+        return encodings.decode_update(bench.fake.manifest, body, max_examples=100)
+
+    honest, _, false, _ = (read(body) for _, _, body in bench.fake.updates)
+    np.testing.assert_allclose(false.delta, -2 * honest.delta)
+    assert dataclasses.replace(false, delta=honest.delta) == honest

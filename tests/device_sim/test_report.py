@@ -51,6 +51,8 @@ def test_the_json_has_every_field_by_name():
         "seed": 7,
         "devices": 20,
         "population": None,
+        "attackers": {},
+        "backdoor_success": None,
         "simulated_s": None,
         "seconds": 12.25,
         "held_out_accuracy": 0.91,
