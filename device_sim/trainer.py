@@ -101,10 +101,11 @@ class Trainer:
         self._manifest = model.manifest
         try:
             interpreter = Interpreter(model_content=model.graph, num_threads=1)
-            self._train = interpreter.get_signature_runner("train_epoch")
             self._evaluate = interpreter.get_signature_runner("evaluate")
         except (ValueError, RuntimeError) as error:
             raise GraphFailed(f"{model.sha256} does not load: {error}") from error
+        self._interpreter = interpreter
+        self._epochs: dict[str, Any] = {}  # runners, by signature
 
     def fit(
         self,
@@ -141,12 +142,12 @@ class Trainer:
             epochs = index.reshape(plan.epochs, -1)
             epochs += np.arange(0, len(x), examples, dtype=np.int32)[:, None]
         sums = _call(
-            self._train,
+            self._epoch(plan.signature),
             x=x,
             y=y,
             index=index,
             mask=mask,
-            learning_rate=np.float32(plan.learning_rate),
+            **self._settings(plan),
             seed=np.int32(rng.integers(_SEED_LIMIT)),
             weights=weights,
         )
@@ -156,6 +157,26 @@ class Trainer:
             train_loss=float(sums["loss_sum"]) / float(sums["count"]),
             train_accuracy=float(sums["correct"]) / float(sums["count"]),
         )
+
+    def _epoch(self, signature: str) -> Any:  # noqa: ANN401 - LiteRT ships no types
+        """Return the runner of a signature, made at its first use."""
+        runner = self._epochs.get(signature)
+        if runner is None:
+            try:
+                runner = self._interpreter.get_signature_runner(signature)
+            except ValueError as error:
+                raise GraphFailed(f"the graph has no {signature}") from error
+            self._epochs[signature] = runner
+        return runner
+
+    def _settings(self, plan: TrainingPlan) -> dict[str, np.float32]:
+        """Return the plan's settings that its signature takes, by their common name."""
+        taken = self._manifest.signatures[plan.signature].inputs
+        return {
+            argument.name: np.float32(getattr(plan, argument.name))
+            for argument in taken
+            if argument.name in TrainingPlan.model_fields
+        }
 
     def train(
         self,

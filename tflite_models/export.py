@@ -1,5 +1,6 @@
 """Conversion to LiteRT files with builtin operators only."""
 
+import functools
 import tempfile
 from collections.abc import Callable, Mapping
 
@@ -9,20 +10,22 @@ import tensorflow as tf
 from coordinator.protocol.manifest import Argument, Signature
 from tflite_models import signatures
 from tflite_models.network import Network
-from tflite_models.steps import Sgd, Steps
+from tflite_models.optimizers import RULES
+from tflite_models.steps import Steps
 
 Function = Callable[..., dict[str, tf.Tensor]]
 
 
 def convert_training(network: Network) -> bytes:
     """Return the training file of a network: all signatures, no weights."""
-    steps = Steps(network=network, optimizer=Sgd())
+    steps = Steps(network=network)
     functions: dict[str, Function] = {
         "train": steps.train,
-        "train_epoch": steps.train_epoch,
         "infer": steps.infer,
         "evaluate": steps.evaluate,
     }
+    for name, rule in RULES.items():
+        functions[name] = functools.partial(steps.train_epoch, rule)
     return _convert(signatures.describe(network), functions, [])
 
 

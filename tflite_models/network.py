@@ -82,14 +82,26 @@ class Network:
             for stage in self.stages
         ]
 
-    def pack_trained(self, weights: list[Tensors]) -> tf.Tensor:
-        """Return the trained weights as one vector, shape (trained_size,)."""
-        trained = [
-            tf.reshape(tensor, (-1,))
+    def trained(self, weights: list[Tensors]) -> Tensors:
+        """Return the tensors that are trained, in the order of the flat vector."""
+        return tuple(
+            tensor
             for stage, tensors in zip(self.stages, weights, strict=True)
             if stage.is_trained
             for tensor in tensors
+        )
+
+    def merge(self, weights: list[Tensors], trained: Tensors) -> list[Tensors]:
+        """Return each stage's weights: ``trained`` where it is trained, else as is."""
+        rest = iter(trained)
+        return [
+            tuple(itertools.islice(rest, len(tensors))) if stage.is_trained else tensors
+            for stage, tensors in zip(self.stages, weights, strict=True)
         ]
+
+    def pack_trained(self, weights: list[Tensors]) -> tf.Tensor:
+        """Return the trained weights as one vector, shape (trained_size,)."""
+        trained = [tf.reshape(tensor, (-1,)) for tensor in self.trained(weights)]
         return tf.concat(trained, 0)
 
     def pick_trained(self, flat: tf.Tensor) -> tf.Tensor:

@@ -6,7 +6,7 @@ masks come from `noise`, since no two generators draw alike.
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import keras
 import numpy as np
@@ -30,6 +30,25 @@ class Outcome:
     count: float
 
 
+def optimizer(settings: Mapping[str, float]) -> keras.optimizers.Optimizer:
+    """Return Keras's own optimizer for a signature's settings, but for `proximal`."""
+    clip_norm = settings.get("clip_norm") or None
+    if "beta_1" in settings:
+        return keras.optimizers.Adam(
+            settings["learning_rate"],
+            beta_1=settings["beta_1"],
+            beta_2=settings["beta_2"],
+            epsilon=settings["epsilon"],
+            global_clipnorm=clip_norm,
+        )
+    return keras.optimizers.SGD(
+        settings["learning_rate"],
+        momentum=settings.get("momentum", 0.0),
+        nesterov=settings.get("nesterov", 0.0) > 0,
+        global_clipnorm=clip_norm,
+    )
+
+
 def train(
     model: keras.Sequential,
     *,
@@ -38,45 +57,16 @@ def train(
     learning_rate: float,
     seed: int,
     weights: Vector,
-    step: int = 0,
 ) -> Outcome:
-    """Take one step of SGD on the mean loss. Leaves the model at the new weights.
-
-    Args:
-        model: Its weights are overwritten.
-        x: shape (batch, *input_shape).
-        y: shape (batch,).
-        learning_rate: Step size.
-        seed: Draws the dropout masks.
-        weights: All weights in manifest order.
-        step: Index of the step in its epoch; dropout's masks follow it.
-    """
-    building.assign(model, weights)
-    draws = Noise.of(
-        seed=tf.constant(seed, tf.int32),
-        step=tf.constant(step, tf.int32),
-        mask=tf.ones(len(y)),
-    )
-    variables = [
-        weight.value for layer in model.layers for weight in layer.trainable_weights
-    ]
-    with tf.GradientTape() as tape:
-        scores = _forward(model, tf.constant(x), draws)
-        losses = keras.losses.sparse_categorical_crossentropy(
-            y, scores, from_logits=_ends_in_logits(model)
-        )
-        loss = tf.reduce_mean(losses)
-    for variable, gradient in zip(
-        variables, tape.gradient(loss, variables), strict=True
-    ):
-        variable.assign_sub(learning_rate * gradient)
-    return Outcome(
-        delta=_trained(
-            building.describe_tensors(model), building.flatten(model) - weights
-        ),
-        loss_sum=float(tf.reduce_sum(losses)),
-        correct=float(np.sum(np.argmax(scores.numpy(), -1) == y)),
-        count=float(len(y)),
+    """Take one step of SGD; otherwise as `train_epoch`."""
+    return train_epoch(
+        model,
+        x=x,
+        y=y,
+        batches=[np.arange(len(y), dtype=np.int32)],
+        settings={"learning_rate": learning_rate},
+        seed=seed,
+        weights=weights,
     )
 
 
@@ -86,31 +76,56 @@ def train_epoch(
     x: Vector,
     y: Labels,
     batches: Sequence[Labels],
-    learning_rate: float,
+    settings: Mapping[str, float],
     seed: int,
     weights: Vector,
 ) -> Outcome:
-    """Take one step a batch, each given as rows of ``x``; otherwise as `train`."""
-    specs = building.describe_tensors(model)
-    outcomes = []
-    current = weights
+    """Take one step a batch on the mean loss. Leaves the model at the new weights.
+
+    With a setting `proximal` the loss grows by half of it times the squared distance
+    of the trained weights from where they began.
+
+    Args:
+        model: Its weights are overwritten.
+        x: shape (examples, *input_shape).
+        y: shape (examples,).
+        batches: Rows of ``x``, each shape (batch,).
+        settings: What a signature takes as inputs, by name.
+        seed: Draws the dropout masks.
+        weights: All weights in manifest order.
+    """
+    proximal = settings.get("proximal", 0.0)
+    chosen = optimizer(settings)
+    building.assign(model, weights)
+    trained = [weight for layer in model.layers for weight in layer.trainable_weights]
+    origin = [tf.identity(weight.value) for weight in trained]
+    loss_sum = correct = count = 0.0
     for step, rows in enumerate(batches):
-        outcome = train(
-            model,
-            x=x[rows],
-            y=y[rows],
-            learning_rate=learning_rate,
-            seed=seed,
-            weights=current,
-            step=step,
+        draws = Noise.of(
+            seed=tf.constant(seed, tf.int32),
+            step=tf.constant(step, tf.int32),
+            mask=tf.ones(len(rows)),
         )
-        outcomes.append(outcome)
-        current = building.flatten(model)
+        with tf.GradientTape() as tape:
+            scores = _forward(model, tf.constant(x[rows]), draws)
+            losses = keras.losses.sparse_categorical_crossentropy(
+                y[rows], scores, from_logits=_ends_in_logits(model)
+            )
+            loss = tf.reduce_mean(losses)
+            for weight, start in zip(trained, origin, strict=True):
+                loss += proximal / 2 * tf.reduce_sum((weight.value - start) ** 2)
+        gradients = tape.gradient(loss, [weight.value for weight in trained])
+        chosen.apply(gradients, trained)
+        loss_sum += float(tf.reduce_sum(losses))
+        correct += float(np.sum(np.argmax(scores.numpy(), -1) == y[rows]))
+        count += len(rows)
     return Outcome(
-        delta=_trained(specs, current - weights),
-        loss_sum=sum(outcome.loss_sum for outcome in outcomes),
-        correct=sum(outcome.correct for outcome in outcomes),
-        count=sum(outcome.count for outcome in outcomes),
+        delta=_trained(
+            building.describe_tensors(model), building.flatten(model) - weights
+        ),
+        loss_sum=loss_sum,
+        correct=correct,
+        count=count,
     )
 
 

@@ -5,6 +5,7 @@ from typing import Final
 
 from coordinator.protocol.manifest import Argument, Signature
 from tflite_models.network import Network
+from tflite_models.optimizers import RULES
 
 _SUMS: Final = (
     Argument(
@@ -23,9 +24,19 @@ _SUMS: Final = (
         name="count", shape=(), dtype="float32", description="Examples, by the mask."
     ),
 )
-_LEARNING_RATE: Final = Argument(
-    name="learning_rate", shape=(), dtype="float32", description="Step size."
-)
+_SETTINGS: Final = {
+    name: Argument(name=name, shape=(), dtype="float32", description=description)
+    for name, description in {
+        "learning_rate": "Step size.",
+        "momentum": "How much of the last step the next one keeps.",
+        "nesterov": "1: take the momentum's look ahead; 0: do not.",
+        "beta_1": "How much of the mean gradient the next step keeps.",
+        "beta_2": "How much of the mean squared gradient the next step keeps.",
+        "epsilon": "Added to the root of the mean squared gradient.",
+        "clip_norm": "Longest gradient of a step, by its global norm; 0: any.",
+        "proximal": "FedProx's mu: pull to the weights at the start; 0: none.",
+    }.items()
+}
 _SEED: Final = Argument(
     name="seed",
     shape=(),
@@ -84,25 +95,30 @@ def describe(network: Network) -> Mapping[str, Signature]:
         dtype="float32",
         description="Probability of each class.",
     )
-    return {
-        "train": Signature(
-            description="One step of SGD on the mean loss of a batch.",
-            inputs=(examples, labels, present, _LEARNING_RATE, _SEED, weights),
-            outputs=(delta, *_SUMS),
-        ),
-        "train_epoch": Signature(
-            description="Steps of SGD one after another, as many as rows in index.",
+    rate = _SETTINGS["learning_rate"]
+    epochs = {
+        name: Signature(
+            description=rule.description,
             inputs=(
                 examples,
                 labels,
                 index,
                 steps_present,
-                _LEARNING_RATE,
+                *(_SETTINGS[setting] for setting in rule.settings),
                 _SEED,
                 weights,
             ),
             outputs=(delta, *_SUMS),
+        )
+        for name, rule in RULES.items()
+    }
+    return {
+        "train": Signature(
+            description="One step of SGD on the mean loss of a batch.",
+            inputs=(examples, labels, present, rate, _SEED, weights),
+            outputs=(delta, *_SUMS),
         ),
+        **epochs,
         "infer": Signature(
             description="Predictions.",
             inputs=(examples, weights),

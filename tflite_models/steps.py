@@ -4,12 +4,14 @@ Everything is a function of its inputs; no state stays in the file.
 """
 
 import dataclasses
+import itertools
 
 import tensorflow as tf
 
 from tflite_models import noise
 from tflite_models.gradients.layer import Pass, Tensors
 from tflite_models.network import Network
+from tflite_models.optimizers import Rule, Sgd, State
 
 _PREDICT = Pass(noise=None)
 
@@ -48,41 +50,10 @@ class Score:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Sgd:
-    """Plain stochastic gradient descent.
-
-    The learning rate is applied to the gradient of the logits, which is small, and so
-    reaches the weights' gradients without another pass over them: all are linear in it.
-    """
-
-    def scale(self, learning_rate: tf.Tensor) -> tf.Tensor:
-        """Return what the loss's gradient is multiplied with."""
-        return learning_rate
-
-    def start(self, weights: list[Tensors]) -> Tensors:
-        """Return the state before the first step: none."""
-        del weights
-        return ()
-
-    def descend(
-        self, weights: list[Tensors], gradients: list[Tensors], state: Tensors
-    ) -> tuple[list[Tensors], Tensors]:
-        """Return weights and state after a step; stages without gradients stay."""
-        stepped = [
-            tuple(w - g for w, g in zip(tensors, slopes, strict=True))
-            if slopes
-            else tensors
-            for tensors, slopes in zip(weights, gradients, strict=True)
-        ]
-        return stepped, state
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Steps:
-    """The computations of one network under one optimizer."""
+    """The computations of one network."""
 
     network: Network
-    optimizer: Sgd
 
     def train(
         self,
@@ -94,55 +65,58 @@ class Steps:
         seed: tf.Tensor,
         weights: tf.Tensor,
     ) -> dict[str, tf.Tensor]:
-        """Take one step; see the signature."""
+        """Take one step of SGD; see the signature."""
         start = self.network.unpack(weights)
-        draws = noise.Noise.of(seed=seed, step=tf.constant(0), mask=mask)
-        scale = self.optimizer.scale(learning_rate)
+        trained = self.network.trained(start)
+        optimizer = Sgd(learning_rate=learning_rate)
         sums, gradients = self._differentiate(
-            x=x, y=y, mask=mask, scale=scale, draws=draws, weights=start
+            x=x,
+            y=y,
+            mask=mask,
+            scale=optimizer.scale,
+            draws=noise.Noise.of(seed=seed, step=tf.constant(0), mask=mask),
+            weights=start,
         )
-        end, _ = self.optimizer.descend(start, gradients, self.optimizer.start(start))
+        stepped, _ = optimizer.descend(trained, gradients, optimizer.start(trained))
+        end = self.network.merge(start, stepped)
         return {"delta": self._delta(weights, end), **sums.named()}
 
     def train_epoch(
         self,
+        rule: Rule,
         *,
         x: tf.Tensor,
         y: tf.Tensor,
         index: tf.Tensor,
         mask: tf.Tensor,
-        learning_rate: tf.Tensor,
         seed: tf.Tensor,
         weights: tf.Tensor,
+        **settings: tf.Tensor,
     ) -> dict[str, tf.Tensor]:
-        """Take a step for each row of ``index``; see the signature."""
+        """Take a step by a rule for each row of ``index``; see the signature."""
         start = self.network.unpack(weights)
+        origin = self.network.trained(start)
         steps = tf.shape(index)[0]
-        scale = self.optimizer.scale(learning_rate)
+        optimizer = rule.build(origin, **settings)
 
         # Only what changes is carried; LiteRT copies it once a step.
         def body(
-            step: tf.Tensor, sums: Tensors, trained: list[Tensors], state: Tensors
-        ) -> tuple[tf.Tensor, Tensors, list[Tensors], Tensors]:
+            step: tf.Tensor, sums: Tensors, trained: Tensors, state: State
+        ) -> tuple[tf.Tensor, Tensors, Tensors, State]:
             rows = tf.gather(index, step)  # (batch,)
             present = tf.gather(mask, step)  # (batch,)
-            current = self._merge(start, trained)
             more, gradients = self._differentiate(
                 x=tf.gather(x, rows),
                 y=tf.gather(y, rows),
                 mask=present,
-                scale=scale,
+                scale=optimizer.scale,
                 draws=noise.Noise.of(seed=seed, step=step, mask=present),
-                weights=current,
+                weights=self.network.merge(start, trained),
             )
             total = Sums(loss_sum=sums[0], correct=sums[1], count=sums[2]).plus(more)
-            stepped, state = self.optimizer.descend(current, gradients, state)
-            return (
-                step + 1,
-                (total.loss_sum, total.correct, total.count),
-                self._trained(stepped),
-                state,
-            )
+            stepped, state = optimizer.descend(trained, gradients, state)
+            sums = (total.loss_sum, total.correct, total.count)
+            return step + 1, sums, stepped, state
 
         zero = tf.constant(0.0)
         _, sums, trained, _ = tf.while_loop(
@@ -151,11 +125,11 @@ class Steps:
             (
                 tf.constant(0),
                 (zero, zero, zero),
-                self._trained(start),
-                self.optimizer.start(start),
+                origin,
+                optimizer.start(origin),
             ),
         )
-        end = self._merge(start, trained)
+        end = self.network.merge(start, trained)
         return {
             "delta": self._delta(weights, end),
             "loss_sum": sums[0],
@@ -184,14 +158,15 @@ class Steps:
         scale: tf.Tensor,
         draws: noise.Noise,
         weights: list[Tensors],
-    ) -> tuple[Sums, list[Tensors]]:
+    ) -> tuple[Sums, Tensors]:
         """Return a batch's sums and the gradients of ``scale`` times its mean loss."""
         logits, kept = self.network.forward(x, weights, Pass(noise=draws))
         score = self._score(logits, y, mask)
         # a batch of padding alone moves nothing
         share = mask * (scale / tf.maximum(score.sums.count, 1.0))  # (batch,)
         dlogits = score.errors * tf.expand_dims(share, -1)
-        return score.sums, self.network.backward(dlogits, kept, weights)
+        gradients = self.network.backward(dlogits, kept, weights)
+        return score.sums, tuple(itertools.chain.from_iterable(gradients))
 
     def _score(self, logits: tf.Tensor, y: tf.Tensor, mask: tf.Tensor) -> Score:
         """Softmax cross-entropy in closed form, with its gradient."""
@@ -207,18 +182,6 @@ class Steps:
             count=tf.reduce_sum(mask),
         )
         return Score(sums=sums, errors=powers / total - hot)
-
-    def _trained(self, weights: list[Tensors]) -> list[Tensors]:
-        pairs = zip(self.network.stages, weights, strict=True)
-        return [tensors for stage, tensors in pairs if stage.is_trained]
-
-    def _merge(self, start: list[Tensors], trained: list[Tensors]) -> list[Tensors]:
-        """Return all weights: ``trained`` where a stage is trained, else ``start``."""
-        carried = iter(trained)
-        return [
-            next(carried) if stage.is_trained else tensors
-            for stage, tensors in zip(self.network.stages, start, strict=True)
-        ]
 
     def _delta(self, start: tf.Tensor, end: list[Tensors]) -> tf.Tensor:
         return self.network.pack_trained(end) - self.network.pick_trained(start)

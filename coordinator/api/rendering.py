@@ -43,6 +43,7 @@ def assignment(
         version=work.version.number,
         seed=plan.seed,
         training=plan.training if train else None,
+        signature=plan.training.signature if train else None,
         encoding=encoding,
         topk_share=update.topk_share if encoding == "topk" else None,
         error_feedback=update.error_feedback and encoding != "f32",

@@ -11,6 +11,7 @@ from coordinator.protocol.manifest import Manifest
 from coordinator.protocol.plans import EvaluationPlan, Plan
 from coordinator.protocol.vocabulary import Kind
 
+_PLAIN: Final = "train_epoch"  # every model has it
 _IMAGE_DIMENSIONS: Final = 3
 
 
@@ -64,6 +65,12 @@ def insist_suitable(plan: Plan, manifest: Manifest) -> None:
     Raises:
         UnsuitablePlan: It asks for what the model cannot do.
     """
+    signature = plan.training.signature
+    if signature != _PLAIN and signature not in manifest.signatures:
+        raise UnsuitablePlan(
+            f"optimizer {plan.training.optimizer} with these settings needs signature "
+            f"{signature}, which model {manifest.model} lacks: build it anew"
+        )
     shape = manifest.input_shape
     if len(shape) != _IMAGE_DIMENSIONS:
         for name, value in plan.training.augmentations().items():

@@ -99,6 +99,12 @@ class Assignment(Record):
     training: TrainingPlan | None = Field(
         description="How to train; absent for kind evaluate."
     )
+    signature: str | None = Field(
+        None,
+        description="Signature of the training graph that trains so; its inputs beside "
+        "examples, seed and weights are named as the fields of `training`. Absent for "
+        "kind evaluate.",
+    )
     encoding: EncodingName = Field(
         "f32",
         description="Encoding that the update should have: the plan's if the device "

@@ -31,11 +31,61 @@ def _refuse_set(record: Record, names: set[str], chosen: str) -> None:
 class TrainingPlan(Record):
     """What a device does with its own examples in one round."""
 
-    optimizer: Literal["sgd"] = Field(
-        "sgd", description="Local optimizer, inside the training graph."
+    optimizer: Literal["sgd", "adam"] = Field(
+        "sgd",
+        description="Local optimizer, inside the training graph; begins anew in every "
+        "round.",
     )
     learning_rate: float = Field(
         0.1, gt=0, le=10, allow_inf_nan=False, description="Step size of the optimizer."
+    )
+    momentum: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        allow_inf_nan=False,
+        description="`sgd`: how much of the last step the next one keeps.",
+    )
+    nesterov: bool = Field(
+        False,  # noqa: FBT003 - the default
+        description="`sgd`: take the momentum's look ahead.",
+    )
+    beta_1: float = Field(
+        0.9,
+        ge=0,
+        lt=1,
+        allow_inf_nan=False,
+        description="`adam`: how much of the mean gradient is kept.",
+    )
+    beta_2: float = Field(
+        0.999,
+        ge=0,
+        lt=1,
+        allow_inf_nan=False,
+        description="`adam`: how much of the mean squared gradient is kept.",
+    )
+    epsilon: float = Field(
+        1e-7,
+        gt=0,
+        le=1,
+        allow_inf_nan=False,
+        description="`adam`: added to the root of the mean squared gradient.",
+    )
+    proximal: float = Field(
+        0.0,
+        ge=0,
+        le=1000,
+        allow_inf_nan=False,
+        description="FedProx's mu: how strongly each step is pulled back to the "
+        "weights that the round began with; 0: not at all.",
+    )
+    clip_norm: float = Field(
+        0.0,
+        ge=0,
+        le=1e6,
+        allow_inf_nan=False,
+        description="Longest gradient of a step (L2, over all tensors); a longer one "
+        "is scaled down to it; 0: any.",
     )
     batch_size: int = Field(20, ge=1, le=1024, description="Examples a step.")
     epochs: int = Field(1, ge=1, le=100, description="Passes over the examples.")
@@ -88,6 +138,28 @@ class TrainingPlan(Record):
         le=MAX_EXAMPLES,
         description="Most examples a device trains on and counts in one round.",
     )
+
+    @pydantic.model_validator(mode="after")
+    def _settings_are_the_optimizers_own(self) -> Self:
+        if self.optimizer == "adam":
+            _refuse_set(self, {"momentum", "nesterov"}, "adam")
+        else:
+            _refuse_set(self, {"beta_1", "beta_2", "epsilon"}, "sgd")
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov needs a momentum above 0")
+        return self
+
+    @property
+    def signature(self) -> str:
+        """Name of the training graph's signature that does this."""
+        name = "train_epoch"
+        if self.optimizer == "adam":
+            name += "_adam"
+        elif self.momentum:
+            name += "_momentum"
+        elif self.clip_norm and not self.proximal:
+            return f"{name}_proximal"  # which clips too, with a pull of 0
+        return f"{name}_proximal" if self.proximal else name
 
     def augmentations(self) -> dict[str, float]:
         """Return the augmentations that are asked for, with how much; none: empty."""

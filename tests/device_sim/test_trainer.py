@@ -66,8 +66,8 @@ def test_each_epoch_trains_on_images_moved_for_it(
         seen.update(inputs)
         return run(**inputs)
 
-    run = own._train
-    monkeypatch.setattr(own, "_train", watch)
+    run = own._epoch(plan.signature)
+    monkeypatch.setitem(own._epochs, plan.signature, watch)
     trained = train(own, weights, plan)
 
     assert seen["x"].shape == (30, 28, 28, 1)
@@ -173,3 +173,43 @@ def test_every_epoch_visits_every_chosen_example_once(
         assert mask[rows].sum() == count
         orders.append(tuple(used))
     assert len(set(orders)) == epochs, "each epoch is shuffled anew"
+
+
+SETTINGS = {
+    "momentum": {"momentum": 0.9},
+    "nesterov": {"momentum": 0.9, "nesterov": True},
+    "adam": {"optimizer": "adam", "learning_rate": 0.01},
+    "adam, other betas": {"optimizer": "adam", "learning_rate": 0.01, "beta_2": 0.5},
+    "proximal": {"proximal": 5.0},
+    "clipped": {"clip_norm": 0.1},
+    "momentum, proximal, clipped": {
+        "momentum": 0.9,
+        "proximal": 5.0,
+        "clip_norm": 0.1,
+    },
+}
+
+
+def test_each_setting_of_a_plan_reaches_the_graph(
+    model: trainer.Model, weights: Vector
+):
+    own = trainer.Trainer(model)
+    plans = [
+        PLAN,
+        *(TrainingPlan(**(PLAN.model_dump() | s)) for s in SETTINGS.values()),
+    ]
+    bodies = {train(own, weights, plan).body for plan in plans}
+    assert len(bodies) == len(plans)
+
+
+def test_a_pull_to_the_start_and_short_gradients_keep_a_device_near(
+    model: trainer.Model, weights: Vector
+):
+    def length(**settings: float) -> float:
+        own = trainer.Trainer(model)
+        body = train(own, weights, PLAN.model_copy(update=settings)).body
+        return float(np.linalg.norm(encodings.read_delta(model.manifest, body)))
+
+    assert length(proximal=5.0) < 0.95 * length()
+    steps = 2 * 3  # epochs times batches
+    assert length(clip_norm=0.1) <= steps * 0.05 * 0.1 * 1.001

@@ -15,7 +15,7 @@ from tflite_models.gradients.convolution import PooledConvolution, Window
 from tflite_models.gradients.layer import Pass
 from tflite_models.gradients.pooling import MaxPool, Tiles
 from tflite_models.network import Network
-from tflite_models.steps import Sgd, Steps
+from tflite_models.steps import Steps
 
 pytestmark = pytest.mark.tf
 
@@ -107,7 +107,7 @@ def test_a_step_is_that_of_automatic_differentiation(case: str) -> None:
     weights = scenario.draw_weights(model)
     examples = scenario.draw_examples(model, 6)
 
-    outputs = Steps(network=Network.of(model), optimizer=Sgd()).train(
+    outputs = Steps(network=Network.of(model)).train(
         **{name: tf.constant(array) for name, array in examples.items()},
         mask=tf.ones(6),
         learning_rate=tf.constant(0.5),

@@ -104,7 +104,7 @@ def test_frozen_layers_are_used_but_never_in_the_delta(
         frozen_model.model,
         **examples,
         batches=list(index),
-        learning_rate=0.1,
+        settings={"learning_rate": 0.1},
         seed=5,
         weights=frozen_model.weights,
     )
@@ -149,7 +149,7 @@ def test_twenty_steps_are_those_of_keras(name: str) -> None:
         model,
         **examples,
         batches=list(index),
-        learning_rate=0.01,
+        settings={"learning_rate": 0.01},
         seed=5,
         weights=weights,
     )

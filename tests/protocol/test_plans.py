@@ -8,6 +8,7 @@ import pydantic
 import pytest
 
 from coordinator.protocol.encodings import MAX_EXAMPLES
+from coordinator.protocol.manifest import Manifest
 from coordinator.protocol.plans import InvalidPlan, Plan, parse
 
 SHIPPED = sorted((pathlib.Path(__file__).parents[2] / "plans").glob("*.toml"))
@@ -25,6 +26,12 @@ BOUNDS: dict[str, tuple[float, float, float | None, float | None]] = {
     "training.learning_rate": (TINY, 0, 10, 10.001),
     "training.batch_size": (1, 0, 1024, 1025),
     "training.epochs": (1, 0, 100, 101),
+    "training.momentum": (0, -TINY, 1 - 2**-53, 1),
+    "training.beta_1": (0, -TINY, 1 - 2**-53, 1),
+    "training.beta_2": (0, -TINY, 1 - 2**-53, 1),
+    "training.epsilon": (TINY, 0, 1, 1.0001),
+    "training.proximal": (0, -TINY, 1000, 1000.1),
+    "training.clip_norm": (0, -TINY, 1e6, 1e6 + 1),
     "training.max_shift": (0, -1, 8, 9),
     "training.max_rotation": (0, -TINY, 45, 45.1),
     "training.max_scale": (0, -TINY, 0.5, 0.501),
@@ -71,6 +78,9 @@ COMPANY: dict[str, str] = {
     "aggregation.clip_rate": "clip_quantile = 0.8",
     "aggregation.zero_multiple": "zero_quantile = 0.98",
     "aggregation.zero_rate": "zero_quantile = 0.98",
+    "training.beta_1": 'optimizer = "adam"',
+    "training.beta_2": 'optimizer = "adam"',
+    "training.epsilon": 'optimizer = "adam"',
     "server.beta_1": 'optimizer = "adam"',
     "server.beta_2": 'optimizer = "yogi"',
     "server.epsilon": 'optimizer = "adagrad"',
@@ -207,7 +217,7 @@ def test_a_text_that_is_no_toml_is_refused(text: str) -> None:
         ("[reference]\nheld_out_accuracy = 0.5", "reference.source"),
         ('round = "fast"', "round"),
         ('model = "../cnn"', "model"),
-        ('[training]\noptimizer = "adam"', "training.optimizer"),
+        ('[training]\noptimizer = "yogi"', "training.optimizer"),
         ('[server]\noptimizer = "lamb"', "server.optimizer"),
         ('[server]\nschedule = "linear"', "server.schedule"),
         ('[aggregation]\nrule = "bulyan"', "aggregation.rule"),
@@ -354,3 +364,46 @@ def test_the_mean_of_updates_as_they_are_is_the_default() -> None:
     for text in ("max_norm = 1.0", "clip_quantile = 0.8", "zero_quantile = 0.98"):
         assert not parse(f"[aggregation]\n{text}").aggregation.is_plain
     assert not parse('[aggregation]\nrule = "median"').aggregation.is_plain
+
+
+@pytest.mark.parametrize(
+    ("text", "signature"),
+    [
+        ("", "train_epoch"),
+        ("clip_norm = 1.0", "train_epoch_proximal"),
+        ("proximal = 0.1", "train_epoch_proximal"),
+        ("proximal = 0.1\nclip_norm = 1.0", "train_epoch_proximal"),
+        ("momentum = 0.9\nclip_norm = 1.0", "train_epoch_momentum"),
+        ("momentum = 0.9\nproximal = 0.1", "train_epoch_momentum_proximal"),
+        ('optimizer = "adam"', "train_epoch_adam"),
+        ('optimizer = "adam"\nclip_norm = 1.0', "train_epoch_adam"),
+        ('optimizer = "adam"\nproximal = 0.1', "train_epoch_adam_proximal"),
+    ],
+)
+def test_a_training_plan_names_the_signature_that_does_it(
+    text: str, signature: str
+) -> None:
+    plan = parse(f"[training]\n{text}").training
+    assert plan.signature == signature
+    # It takes every setting that the plan makes use of.
+    artefacts = pathlib.Path(__file__).parents[2] / "tflite_models" / "artefacts"
+    shipped = (artefacts / "cnn" / "manifest.json").read_text()
+    inputs = Manifest.model_validate_json(shipped).signatures[signature].inputs
+    set_here = plan.model_fields_set - {"optimizer"}
+    assert set_here <= {argument.name for argument in inputs}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('optimizer = "adam"\nmomentum = 0.9', "adam takes no momentum, got 0.9"),
+        ('optimizer = "adam"\nnesterov = true', "adam takes no nesterov"),
+        ("beta_1 = 0.5", "sgd takes no beta_1"),
+        ("nesterov = true", "nesterov needs a momentum above 0"),
+    ],
+)
+def test_settings_of_another_device_optimizer_are_refused(
+    text: str, message: str
+) -> None:
+    with pytest.raises(InvalidPlan, match=message):
+        parse(f"[training]\n{text}")

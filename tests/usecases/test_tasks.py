@@ -131,6 +131,21 @@ def test_only_images_can_be_augmented(
     assert federation.state() == before
 
 
+def test_an_optimizer_that_the_models_graph_lacks_is_refused(
+    federation: Federation,
+) -> None:
+    federation.register()
+    before = federation.state()
+    settings = plan().model_copy(update={"training": TrainingPlan(optimizer="adam")})
+
+    with pytest.raises(
+        UnsuitablePlan, match=r"adam .* needs signature train_epoch_adam"
+    ):
+        federation.start(settings=settings)
+
+    assert federation.state() == before
+
+
 def test_a_task_is_started_once(federation: Federation) -> None:
     federation.start()
     before = federation.state()
