@@ -233,9 +233,7 @@ def test_pieces_are_the_whole(
         pieces = aggregate(updates, settings)
         np.testing.assert_allclose(pieces.mean, whole.mean, rtol=1e-12, atol=1e-14)
         if rule in {"median", "trimmed_mean"}:
-            np.testing.assert_array_equal(
-                pieces.mean, aggregate(updates, settings).mean
-            )
+            np.testing.assert_array_equal(pieces.mean, whole.mean)
 
 
 @pytest.mark.parametrize("rule", ["median", "trimmed_mean"])
