@@ -18,6 +18,7 @@ ServerOptimizerName: TypeAlias = Literal["sgd", "adam", "yogi", "adagrad"]
 AggregationRule: TypeAlias = Literal[
     "mean", "median", "trimmed_mean", "krum", "multi_krum", "geometric_median"
 ]
+_LEAST_CLIP_NORM: Final = 1e-6  # the graph's float32 would make less of it 0, or off
 MAX_ROBUST_GOAL: Final = 4096  # a float64 for every two updates is then 128 MiB
 
 
@@ -53,20 +54,20 @@ class TrainingPlan(Record):
     beta_1: float = Field(
         0.9,
         ge=0,
-        lt=1,
+        le=0.99999,
         allow_inf_nan=False,
         description="`adam`: how much of the mean gradient is kept.",
     )
     beta_2: float = Field(
         0.999,
         ge=0,
-        lt=1,
+        le=0.99999,
         allow_inf_nan=False,
         description="`adam`: how much of the mean squared gradient is kept.",
     )
     epsilon: float = Field(
         1e-7,
-        gt=0,
+        ge=1e-12,
         le=1,
         allow_inf_nan=False,
         description="`adam`: added to the root of the mean squared gradient.",
@@ -145,6 +146,11 @@ class TrainingPlan(Record):
             _refuse_set(self, {"momentum", "nesterov"}, "adam")
         else:
             _refuse_set(self, {"beta_1", "beta_2", "epsilon"}, "sgd")
+        if 0 < self.clip_norm < _LEAST_CLIP_NORM:
+            raise ValueError(
+                f"clip_norm must be 0 or at least {_LEAST_CLIP_NORM}, "
+                f"got {self.clip_norm}"
+            )
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov needs a momentum above 0")
         return self

@@ -27,9 +27,10 @@ BOUNDS: dict[str, tuple[float, float, float | None, float | None]] = {
     "training.batch_size": (1, 0, 1024, 1025),
     "training.epochs": (1, 0, 100, 101),
     "training.momentum": (0, -TINY, 1 - 2**-53, 1),
-    "training.beta_1": (0, -TINY, 1 - 2**-53, 1),
-    "training.beta_2": (0, -TINY, 1 - 2**-53, 1),
-    "training.epsilon": (TINY, 0, 1, 1.0001),
+    # What float32 would round to 1 or to 0 makes NaN in the graph.
+    "training.beta_1": (0, -TINY, 0.99999, 0.999991),
+    "training.beta_2": (0, -TINY, 0.99999, 0.999991),
+    "training.epsilon": (1e-12, 1e-13, 1, 1.0001),
     "training.proximal": (0, -TINY, 1000, 1000.1),
     "training.clip_norm": (0, -TINY, 1e6, 1e6 + 1),
     "training.max_shift": (0, -1, 8, 9),
@@ -400,6 +401,7 @@ def test_a_training_plan_names_the_signature_that_does_it(
         ('optimizer = "adam"\nnesterov = true', "adam takes no nesterov"),
         ("beta_1 = 0.5", "sgd takes no beta_1"),
         ("nesterov = true", "nesterov needs a momentum above 0"),
+        ("clip_norm = 1e-7", "clip_norm must be 0 or at least 1e-06, got 1e-07"),
     ],
 )
 def test_settings_of_another_device_optimizer_are_refused(
