@@ -96,6 +96,8 @@ def fit(plan: Plan, habits: behaviour.Behaviour) -> tuple[Plan, list[str]]:
     if rounds.goal > most:
         # Vanished devices hold places too: every device needs one.
         spare = max(rounds.over_select, habits.devices / most - 1)
+        if plan.asynchronous is not None:  # its concurrency says how many places
+            spare = 0.0
         rounds = rounds.model_copy(
             update={
                 "goal": most,

@@ -27,6 +27,7 @@ _RESULT = (
 )
 _UPDATE = (
     *_RESULT,
+    problems.BETWEEN_ROUNDS,
     problems.DIGEST_NEEDED,
     problems.DIGEST_MISMATCH,
     problems.UPDATE_TOO_LARGE,

@@ -47,6 +47,7 @@ PROBLEMS: Final[Mapping[type[Exception], ProblemType]] = {
     errors.WrongKind: problems.WRONG_KIND,
     errors.LeaseLapsed: problems.LEASE_LAPSED,
     errors.RoundClosed: problems.ROUND_CLOSED,
+    errors.BetweenRounds: problems.BETWEEN_ROUNDS,
     errors.AssignmentEnded: problems.ASSIGNMENT_ENDED,
     errors.AlreadyReported: problems.ALREADY_REPORTED,
     errors.DigestMismatch: problems.DIGEST_MISMATCH,

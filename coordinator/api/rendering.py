@@ -82,6 +82,8 @@ def round_state(view: RoundView) -> operations.RoundState:
         examples=0 if score is None else score.examples,
         train_loss=None if score is None else score.loss,
         train_accuracy=None if score is None else score.accuracy,
+        staleness_mean=view.staleness_mean,
+        staleness_max=view.staleness_max,
         opened_at=round_.opened_at,
         deadline=round_.deadline,
         closed_at=round_.closed_at,

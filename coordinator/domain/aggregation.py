@@ -7,12 +7,17 @@ change a bit of the result.
 """
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from coordinator.domain.norms import Tracked
+from coordinator.protocol.plans import AsynchronousPlan
+
+_WEIGHT_BITS: Final = 29  # times a float32's 24 bits: exact in a float64's 53
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +31,7 @@ class AcceptedUpdate:
     examples: int  #: the weight
     train_loss: float
     train_accuracy: float
+    staleness: int = 0  #: rounds between its base version and where it landed
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +56,24 @@ class Folded:
 def in_fold_order(updates: Iterable[AcceptedUpdate]) -> list[AcceptedUpdate]:
     """Return the updates in the order in which they are summed."""
     return sorted(updates, key=lambda update: (update.sha256, update.assignment_id))
+
+
+def fold_weight(update: AcceptedUpdate, plan: AsynchronousPlan | None) -> float:
+    """Return the weight of an update in the mean, above 0.
+
+    Its examples, and in an asynchronous task that divided by ``(1 + staleness)`` to
+    the plan's exponent, rounded to 29 significant bits so that its product with a
+    float32 stays exact in float64.
+
+    Source: Nguyen et al. 2022, section 3 (the factor 1 / sqrt(1 + staleness)).
+    """
+    if plan is None:
+        return float(update.examples)
+    scaled = update.examples * (1.0 + update.staleness) ** -plan.staleness_exponent
+    fraction, exponent = math.frexp(scaled)
+    return math.ldexp(
+        round(math.ldexp(fraction, _WEIGHT_BITS)), exponent - _WEIGHT_BITS
+    )
 
 
 def train_score(updates: Iterable[AcceptedUpdate]) -> Score | None:

@@ -32,7 +32,8 @@ class Assignment:
     """One device's leased place in a round."""
 
     id: str
-    round_id: int
+    round_id: int  #: an asynchronous task moves a lease on to its next round
+    base_version: int | None  #: it trains from; none: its round's, from older schemas
     device_id: str
     idempotency_key: str
     state: State

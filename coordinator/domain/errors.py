@@ -5,7 +5,7 @@ DomainError
 +-- IdempotencyKeyReused
 +-- ModelUnknown, VersionUnknown, TagUnknown, ModelExists
 +-- AssignmentUnknown, ForeignAssignment, WrongKind
-+-- LeaseLapsed, RoundClosed, AssignmentEnded, AlreadyReported
++-- LeaseLapsed, RoundClosed, BetweenRounds, AssignmentEnded, AlreadyReported
 +-- DigestMismatch, InvalidEvaluation
 +-- TaskUnknown, TaskExists, TaskEnded, UnsuitablePlan
 """
@@ -91,6 +91,13 @@ class RoundClosed(DomainError):
 
     def __init__(self, round_id: int, phase: str, event: str) -> None:
         super().__init__(f"round {round_id} is {phase} and takes no {event}")
+
+
+class BetweenRounds(DomainError):
+    """An asynchronous task's next round opens in a moment; it takes this then."""
+
+    def __init__(self, round_id: int) -> None:
+        super().__init__(f"round {round_id} has its results, the next opens shortly")
 
 
 class AssignmentEnded(DomainError):

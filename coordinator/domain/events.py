@@ -23,6 +23,7 @@ class Happening(enum.StrEnum):
     VERSION_PUBLISHED = "version_published"
     PLACE_LEASED = "place_leased"
     RESULT_ACCEPTED = "result_accepted"
+    PLACE_FREED = "place_freed"  # an asynchronous task was full, and is no more
     DEVICE_FAILED = "device_failed"  # a device gave up, which freed its place
     LEASE_LAPSED = "lease_lapsed"  # a device was silent, which freed its place
     VERSION_SCORED = "version_scored"
@@ -35,6 +36,7 @@ class Happening(enum.StrEnum):
 MAKES_WORK: Final = frozenset(
     {
         Happening.ROUND_OPENED,
+        Happening.PLACE_FREED,
         Happening.DEVICE_FAILED,
         Happening.LEASE_LAPSED,
         Happening.TASK_FINISHED,

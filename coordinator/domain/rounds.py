@@ -76,10 +76,18 @@ class Policy:
     over_select: float  #: share of the goal, 0.3 = 30 % more places
     lease_s: float
     deadline_s: float
+    concurrency: int | None = None  #: most live leases; none: synchronous
+
+    @property
+    def is_asynchronous(self) -> bool:
+        """Whether leases outlive the round, and updates land in the open one."""
+        return self.concurrency is not None
 
     @property
     def places(self) -> int:
-        """The most devices that hold a place, accepted ones included."""
+        """The most devices that hold a place; accepted ones too if synchronous."""
+        if self.concurrency is not None:
+            return self.concurrency
         return self.goal + math.ceil(round(self.goal * self.over_select, 9))
 
 
@@ -132,6 +140,25 @@ class Round:
     def takes_results(self, now: dt.datetime) -> bool:
         """Whether a device may still join or report."""
         return self.phase is Phase.COLLECTING and now < self.deadline
+
+    def keeps_leases(self, now: dt.datetime) -> bool:
+        """Whether a device that holds a place may go on with its work."""
+        if self.policy.is_asynchronous:
+            return not self.is_terminal
+        return self.takes_results(now)
+
+    def lease_end(self, now: dt.datetime) -> dt.datetime:
+        """When a lease that begins now ends: with the round, unless asynchronous."""
+        end = now + dt.timedelta(seconds=self.policy.lease_s)
+        return end if self.policy.is_asynchronous else min(end, self.deadline)
+
+    def staleness(self, commits: int) -> int:
+        """Return how many rounds an update that lands here is behind.
+
+        Args:
+            commits: Rounds that the task had committed at the update's base version.
+        """
+        return self.number - 1 - commits
 
     def after(
         self,

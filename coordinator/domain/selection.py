@@ -32,7 +32,9 @@ def reason_to_wait(
         return WaitReason.ALREADY_REPORTED
     if sum(assignment.state is State.FAILED for assignment in own) >= MAX_FAILURES:
         return WaitReason.NO_OPEN_ROUND
-    if counts.live + counts.accepted >= round_.policy.places:
+    # An asynchronous round's places are for those who train now.
+    accepted = 0 if round_.policy.is_asynchronous else counts.accepted
+    if counts.live + accepted >= round_.policy.places:
         return WaitReason.ROUND_FULL
     return None
 

@@ -88,6 +88,9 @@ def training_policy(plan: Plan) -> rounds.Policy:
         over_select=plan.round.over_select,
         lease_s=plan.round.lease_s,
         deadline_s=plan.round.deadline_s,
+        concurrency=(
+            None if plan.asynchronous is None else plan.asynchronous.concurrency
+        ),
     )
 
 

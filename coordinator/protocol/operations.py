@@ -46,6 +46,11 @@ class RoundState(Record):
     examples: int = Field(description="Examples behind the accepted results.")
     train_loss: float | None = Field(description="Mean, weighted by examples.")
     train_accuracy: float | None = Field(description="Mean, weighted by examples.")
+    staleness_mean: float | None = Field(
+        None,
+        description="Rounds that its updates were behind, mean; asynchronous tasks.",
+    )
+    staleness_max: int | None = Field(None, description="The same, of the stalest.")
     opened_at: AwareDatetime
     deadline: AwareDatetime = Field(description="When the present phase ends.")
     closed_at: AwareDatetime | None = Field(description="When it reached its end.")

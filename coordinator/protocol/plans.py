@@ -230,6 +230,32 @@ class RoundPlan(_Collection):
     )
 
 
+class AsynchronousPlan(Record):
+    """Collect without waiting: a round is the next ``round.goal`` updates.
+
+    Source: Nguyen et al. 2022, "Federated Learning with Buffered Asynchronous
+    Aggregation" (FedBuff).
+    """
+
+    concurrency: int = Field(
+        100, ge=1, le=100_000, description="Most devices that train at a time."
+    )
+    max_staleness: int = Field(
+        20,
+        ge=0,
+        le=1_000_000,
+        description="A device whose version is more rounds behind loses its place.",
+    )
+    staleness_exponent: float = Field(
+        0.5,
+        ge=0,
+        le=10,
+        allow_inf_nan=False,
+        description="An update that is s rounds behind weighs its examples divided "
+        "by (1 + s) to this power.",
+    )
+
+
 class ServerPlan(Record):
     """The server step: ``-aggregate`` is the gradient of this optimizer.
 
@@ -582,6 +608,7 @@ class Plan(Record):
         0, ge=0, lt=2**32, description="Draws initial weights; devices mix it in too."
     )
     round: RoundPlan = RoundPlan()
+    asynchronous: AsynchronousPlan | None = None
     training: TrainingPlan = TrainingPlan()
     update: UpdatePlan = UpdatePlan()
 
@@ -594,6 +621,16 @@ class Plan(Record):
     @pydantic.model_validator(mode="after")
     def _enough_updates_for_the_rule(self) -> Self:
         self.aggregation.insist_enough(self.round)
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _concurrency_replaces_over_select(self) -> Self:
+        if self.asynchronous is not None and self.round.over_select:
+            raise ValueError(
+                "an asynchronous task takes no round.over_select, got "
+                f"{self.round.over_select}: asynchronous.concurrency says how many "
+                "devices train at a time"
+            )
         return self
 
 

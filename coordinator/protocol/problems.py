@@ -108,6 +108,12 @@ LEASE_LAPSED = _problem(
     "lease-lapsed", _S.CONFLICT, "The assignment's lease has lapsed"
 )
 ROUND_CLOSED = _problem("round-closed", _S.CONFLICT, "The round takes no more results")
+BETWEEN_ROUNDS = _problem(
+    "between-rounds",
+    _S.SERVICE_UNAVAILABLE,
+    "The task's next round opens in a moment and takes this then",
+    retry=True,
+)
 ASSIGNMENT_ENDED = _problem(
     "assignment-ended", _S.CONFLICT, "The device gave this assignment up"
 )

@@ -64,6 +64,7 @@ def insert(tx: Transaction, assignment: Assignment) -> None:
         {
             "id": assignment.id,
             "round_id": assignment.round_id,
+            "base_version": assignment.base_version,
             "device_id": assignment.device_id,
             "idempotency_key": assignment.idempotency_key,
             "leased_at": assignment.leased_at,
@@ -130,6 +131,17 @@ def leased_in(tx: Transaction, round_id: int) -> list[Assignment]:
     return [from_row(row) for row in tx.connection.execute(query)]
 
 
+def move_leases(tx: Transaction, from_round: int, to_round: int) -> None:
+    """Let the leased assignments of a round hold places of another."""
+    tx.connection.execute(
+        assignments.update()
+        .where(
+            assignments.c.round_id == from_round, assignments.c.state == State.LEASED
+        )
+        .values(round_id=to_round)
+    )
+
+
 def counts(tx: Transaction, round_id: int, now: dt.datetime) -> Counts:
     """Return how many assignments of a round are where."""
     rows = tx.connection.execute(_COUNTS, {"round_id": round_id, "now": now})
@@ -164,6 +176,7 @@ def insert_update(
             "examples": update.examples,
             "train_loss": update.train_loss,
             "train_accuracy": update.train_accuracy,
+            "staleness": update.staleness,
             "accepted_at": now,
         },
     )
@@ -235,6 +248,7 @@ def from_row(row: Row) -> Assignment:
     return Assignment(
         id=row.id,
         round_id=row.round_id,
+        base_version=row.base_version,
         device_id=row.device_id,
         idempotency_key=row.idempotency_key,
         state=State(row.state),
@@ -254,4 +268,5 @@ def _update(row: Row) -> AcceptedUpdate:
         examples=row.examples,
         train_loss=row.train_loss,
         train_accuracy=row.train_accuracy,
+        staleness=row.staleness or 0,
     )

@@ -122,6 +122,7 @@ rounds = sa.Table(
     sa.Column("over_select", sa.Double, nullable=False),
     sa.Column("lease_s", sa.Double, nullable=False),
     sa.Column("deadline_s", sa.Double, nullable=False),
+    sa.Column("concurrency", sa.Integer),  # none: synchronous
     sa.Column("opened_at", Utc, nullable=False),
     # changes
     sa.Column("phase", sa.String(16), nullable=False),
@@ -182,12 +183,13 @@ assignments = sa.Table(
     metadata,
     # fixed
     sa.Column("id", _id(), primary_key=True),
-    sa.Column("round_id", sa.Integer, sa.ForeignKey(rounds.c.id), nullable=False),
+    sa.Column("base_version", sa.Integer),  # none: the round's
     sa.Column("device_id", _id(), sa.ForeignKey(devices.c.id), nullable=False),
     sa.Column("idempotency_key", sa.String(64), nullable=False),
     sa.Column("leased_at", Utc, nullable=False),
     sa.Column("lease_expires_at", Utc, nullable=False),
-    # changes
+    # changes; the round while it is leased, in an asynchronous task
+    sa.Column("round_id", sa.Integer, sa.ForeignKey(rounds.c.id), nullable=False),
     sa.Column("state", sa.String(16), nullable=False),
     sa.Column("ended_at", Utc),
     sa.Column("failure", sa.String(32)),
@@ -228,6 +230,7 @@ updates = sa.Table(
     sa.Column("examples", _count(), nullable=False),
     sa.Column("train_loss", sa.Double, nullable=False),
     sa.Column("train_accuracy", sa.Double, nullable=False),
+    sa.Column("staleness", sa.Integer),  # none: synchronous
     sa.Column("accepted_at", Utc, nullable=False),
     sa.Index("ix_updates_round_id", "round_id"),
 )

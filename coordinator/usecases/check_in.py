@@ -54,8 +54,8 @@ def check_in(
         own = assignments.relevant(tx, device_id, idempotency_key)
         held = next((each for each in own if each.state is State.LEASED), None)
         if held is not None:
-            round_ = rounds.peek(tx, held.round_id)
-            if held.is_live(now) and round_.takes_results(now):
+            held, round_ = _with_round(tx, held)
+            if held.is_live(now) and round_.keeps_leases(now):
                 return _work(tx, held, round_)
             _lapse(tx, held, round_, now)
         for each in own:
@@ -73,14 +73,12 @@ def check_in(
                 assignment = Assignment(
                     id=assignment_id,
                     round_id=round_.id,
+                    base_version=round_.base_version,
                     device_id=device_id,
                     idempotency_key=idempotency_key,
                     state=State.LEASED,
                     leased_at=now,
-                    lease_expires_at=min(
-                        now + dt.timedelta(seconds=round_.policy.lease_s),
-                        round_.deadline,
-                    ),
+                    lease_expires_at=round_.lease_end(now),
                     ended_at=None,
                     failure=None,
                 )
@@ -97,13 +95,25 @@ def check_in(
     return store.run("check_in", body)
 
 
+def _with_round(tx: Transaction, held: Assignment) -> tuple[Assignment, Round]:
+    round_ = rounds.peek(tx, held.round_id)
+    if round_.policy.is_asynchronous and round_.is_terminal:
+        # It was moved to the next round, or ended, between the two reads.
+        held = assignments.get(tx, held.id)
+        round_ = rounds.peek(tx, held.round_id)
+    return held, round_
+
+
 def _work(tx: Transaction, assignment: Assignment, round_: Round) -> Work:
+    base = assignment.base_version
     return Work(
         assignment=assignment,
         round=round_,
         task=tasks.get(tx, round_.task),
         model=models.get(tx, round_.model),
-        version=models.get_version(tx, round_.model, round_.base_version),
+        version=models.get_version(
+            tx, round_.model, round_.base_version if base is None else base
+        ),
     )
 
 

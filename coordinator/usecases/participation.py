@@ -15,6 +15,7 @@ from coordinator.domain.assignments import Assignment, State
 from coordinator.domain.errors import (
     AlreadyReported,
     AssignmentEnded,
+    BetweenRounds,
     DigestMismatch,
     DomainError,
     ForeignAssignment,
@@ -31,6 +32,7 @@ from coordinator.protocol.vocabulary import FailureReason, Kind
 from coordinator.store import assignments, events, models, rounds, tasks
 from coordinator.store.blobs import BlobStore
 from coordinator.store.engine import Store, Transaction
+from coordinator.usecases.rounds import staleness
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,21 +148,18 @@ def submit_update(
     def body(tx: Transaction) -> Accepted:
         round_ = rounds.get(tx, expected.round_id)
         assignment = assignments.get(tx, assignment_id)
-        if assignment.device_id != device_id or assignment.round_id != round_.id:
+        if assignment.device_id != device_id:
             raise ForeignAssignment(assignment_id)
+        if assignment.round_id != round_.id:
+            # The body lies with a round that has ended, and would go with it.
+            raise BetweenRounds(round_.id)
         if assignment.state is State.ACCEPTED:
             known = assignments.update_of(tx, assignment_id)
             if known is None or known.sha256 != sha256 or assignment.ended_at is None:
                 raise AlreadyReported(assignment_id)
             return Accepted(update=known, accepted_at=assignment.ended_at)
         _insist_open(assignment, round_, now)
-        assignments.end(tx, assignment.ended(State.ACCEPTED, now=now))
-        assignments.insert_update(tx, candidate, round_id=round_.id, now=now)
-        _note_result(
-            tx, round_, assignment, now, examples=update.examples, bytes=size_bytes
-        )
-        _close_at_goal(tx, round_, now)
-        return Accepted(update=candidate, accepted_at=now)
+        return _land(tx, candidate, assignment, round_, now)
 
     try:
         accepted = store.run("submit_update", body)
@@ -171,6 +170,32 @@ def submit_update(
     if accepted.update.blob != blob:  # the same body was accepted meanwhile
         blobs.drop_update(blob)
     return accepted
+
+
+def _land(
+    tx: Transaction,
+    candidate: AcceptedUpdate,
+    assignment: Assignment,
+    round_: Round,
+    now: dt.datetime,
+) -> Accepted:
+    """Let an update count in the round that is open now."""
+    assignments.end(tx, assignment.ended(State.ACCEPTED, now=now))
+    stale = staleness(tx, assignment, round_)
+    landed = dataclasses.replace(candidate, staleness=stale)
+    assignments.insert_update(tx, landed, round_id=round_.id, now=now)
+    _note_result(
+        tx,
+        round_,
+        assignment,
+        now,
+        examples=landed.examples,
+        bytes=landed.size_bytes,
+        **({"staleness": stale} if round_.policy.is_asynchronous else {}),
+    )
+    if not _close_at_goal(tx, round_, now):
+        _note_freed_place(tx, round_, now)
+    return Accepted(update=landed, accepted_at=now)
 
 
 def _read_body(sent: Sent, expected: Expected) -> tuple[bytes | mmap.mmap, str, int]:
@@ -302,9 +327,12 @@ def _own(
 def _insist_open(assignment: Assignment, round_: Round, now: dt.datetime) -> None:
     if assignment.state is State.FAILED:
         raise AssignmentEnded(assignment.id)
-    if not round_.takes_results(now):
+    takes_results = round_.takes_results(now)
+    if not takes_results and not round_.keeps_leases(now):
         raise RoundClosed(round_.id, round_.phase, "result")
     assignment.ended(State.ACCEPTED, now=now)  # raises unless the lease is live
+    if not takes_results:
+        raise BetweenRounds(round_.id)
 
 
 def _note_result(
@@ -325,7 +353,15 @@ def _note_result(
     )
 
 
-def _close_at_goal(tx: Transaction, round_: Round, now: dt.datetime) -> None:
+def _note_freed_place(tx: Transaction, round_: Round, now: dt.datetime) -> None:
+    """Wake waiting devices where an accepted update made room for one."""
+    if not round_.policy.is_asynchronous:
+        return
+    if assignments.counts(tx, round_.id, now).live == round_.policy.places - 1:
+        events.append_of(tx, Happening.PLACE_FREED, round_, now=now)
+
+
+def _close_at_goal(tx: Transaction, round_: Round, now: dt.datetime) -> bool:
     accepted = assignments.count_accepted(tx, round_.id)
     if due_event(round_, now=now, accepted=accepted) is Event.GOAL_REACHED:
         rounds.replace(tx, round_.after(Event.GOAL_REACHED, now=now))
@@ -336,3 +372,5 @@ def _close_at_goal(tx: Transaction, round_: Round, now: dt.datetime) -> None:
             now=now,
             accepted=accepted,
         )
+        return True
+    return False

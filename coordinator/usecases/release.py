@@ -8,21 +8,31 @@ import numpy as np
 
 from coordinator.domain import gate, optimizers
 from coordinator.domain import tasks as task_policy
-from coordinator.domain.aggregation import AcceptedUpdate, Folded, train_score
+from coordinator.domain.aggregation import (
+    AcceptedUpdate,
+    Folded,
+    fold_weight,
+    train_score,
+)
 from coordinator.domain.events import Happening
 from coordinator.domain.models import Version
 from coordinator.domain.optimizers import ServerOptimizer
-from coordinator.domain.rounds import Event
+from coordinator.domain.rounds import Event, Round
 from coordinator.domain.tasks import Status, Task
 from coordinator.protocol import encodings
 from coordinator.protocol.manifest import Manifest, Vector
-from coordinator.protocol.plans import AggregationPlan
+from coordinator.protocol.plans import AggregationPlan, AsynchronousPlan
 from coordinator.protocol.vocabulary import Kind
 from coordinator.store import assignments, events, models, registry, rounds, tasks
 from coordinator.store.blobs import BlobStore
 from coordinator.store.engine import Store, Transaction
 from coordinator.usecases.rollback import go_back_if_worse
-from coordinator.usecases.rounds import Claim, lapse_rest, open_round
+from coordinator.usecases.rounds import (
+    Claim,
+    hand_leases_on,
+    lapse_rest,
+    open_round,
+)
 
 
 class Compute(Protocol):
@@ -98,7 +108,7 @@ def release(
     state_sha256 = claim.base.optimizer_sha256
     state = None if state_sha256 is None else blobs.get(state_sha256)
     folded = compute.fold(
-        _StoredUpdates(blobs, manifest, claim.updates),
+        _StoredUpdates(blobs, manifest, claim.updates, claim.task.plan.asynchronous),
         size=manifest.trainable_size,
         plan=claim.task.plan.aggregation,
         state=state,
@@ -167,7 +177,7 @@ def _release_version(
             now=now,
             version=version.number,
         )
-        _open_next(tx, task, now=now)
+        _open_next(tx, task, claim.round, now=now)
         return version.number
 
     return store.run("release", body)
@@ -211,7 +221,8 @@ def _commit_round(
         Event.RELEASED, now=now, result_version=result_version
     )
     rounds.replace(tx, committed)
-    lapse_rest(tx, claim.round, now)
+    if not claim.round.policy.is_asynchronous:
+        lapse_rest(tx, claim.round, now)
     events.append_of(
         tx,
         Happening.ROUND_COMMITTED,
@@ -222,14 +233,16 @@ def _commit_round(
     )
 
 
-def _open_next(tx: Transaction, task: Task, *, now: dt.datetime) -> None:
+def _open_next(tx: Transaction, task: Task, ended: Round, *, now: dt.datetime) -> None:
     evaluation = task_policy.evaluation_round(task, now=now)
     open_ = {round_.kind for round_ in rounds.unfinished(tx, task.id)}
     if evaluation is not None and Kind.EVALUATE not in open_:
         open_round(tx, evaluation)
     if task.status is Status.RUNNING:
-        open_round(tx, task_policy.next_training_round(task, now=now))
+        following = open_round(tx, task_policy.next_training_round(task, now=now))
+        hand_leases_on(tx, ended, following, task, now)
     else:
+        lapse_rest(tx, ended, now)
         events.append(tx, Happening.TASK_FINISHED, now=now, task=task.id)
 
 
@@ -237,11 +250,16 @@ class _StoredUpdates(Sequence[tuple[float, Vector]]):
     """Weights and deltas of a round's updates, each mapped when it is asked for."""
 
     def __init__(
-        self, blobs: BlobStore, manifest: Manifest, updates: Sequence[AcceptedUpdate]
+        self,
+        blobs: BlobStore,
+        manifest: Manifest,
+        updates: Sequence[AcceptedUpdate],
+        asynchronous: AsynchronousPlan | None,
     ) -> None:
         self._blobs = blobs
         self._manifest = manifest
         self._updates = updates
+        self._asynchronous = asynchronous
 
     def __len__(self) -> int:
         return len(self._updates)
@@ -256,10 +274,13 @@ class _StoredUpdates(Sequence[tuple[float, Vector]]):
         self, index: int | slice
     ) -> "tuple[float, Vector] | _StoredUpdates":
         if isinstance(index, slice):
-            return _StoredUpdates(self._blobs, self._manifest, self._updates[index])
+            return _StoredUpdates(
+                self._blobs, self._manifest, self._updates[index], self._asynchronous
+            )
         update = self._updates[index]
         body = self._blobs.map_update(update.blob)
-        return float(update.examples), encodings.read_delta(self._manifest, body)
+        weight = fold_weight(update, self._asynchronous)
+        return weight, encodings.read_delta(self._manifest, body)
 
 
 def _trainable_part(manifest: Manifest, weights: Vector) -> Vector:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from coordinator.domain import tasks as task_policy
 from coordinator.domain.aggregation import AcceptedUpdate, in_fold_order
-from coordinator.domain.assignments import State
+from coordinator.domain.assignments import Assignment, State
 from coordinator.domain.events import Happening
 from coordinator.domain.models import Model, Version
 from coordinator.domain.rounds import (
@@ -170,16 +170,21 @@ def abandon(
     tx: Transaction, round_: Round, event: Event, reason: str, *, now: dt.datetime
 ) -> None:
     """End a round without a result; try it again, or stop the task, saying why."""
-    end_without_result(tx, round_, event, reason, now=now)
+    _end_abandoned(tx, round_, event, reason, now=now)
+    if not round_.policy.is_asynchronous:
+        lapse_rest(tx, round_, now)
     task = tasks.get(tx, round_.task)
     if round_.kind is not Kind.TRAIN or task.status is not Status.RUNNING:
+        lapse_rest(tx, round_, now)
         return
     if round_.attempt < task.plan.round.max_attempts:
-        open_round(
+        following = open_round(
             tx,
             task_policy.next_training_round(task, now=now, attempt=round_.attempt + 1),
         )
+        hand_leases_on(tx, round_, following, task, now)
         return
+    lapse_rest(tx, round_, now)
     stopped = task.stopped(
         f"round {round_.number} was abandoned {round_.attempt} times, at last because "
         f"{reason}"
@@ -194,8 +199,14 @@ def end_without_result(
     tx: Transaction, round_: Round, event: Event, reason: str, *, now: dt.datetime
 ) -> None:
     """Abandon a round and the leases in it, and nothing more."""
-    rounds.replace(tx, round_.after(event, now=now, reason=reason))
+    _end_abandoned(tx, round_, event, reason, now=now)
     lapse_rest(tx, round_, now)
+
+
+def _end_abandoned(
+    tx: Transaction, round_: Round, event: Event, reason: str, *, now: dt.datetime
+) -> None:
+    rounds.replace(tx, round_.after(event, now=now, reason=reason))
     events.append_of(
         tx,
         Happening.ROUND_ABANDONED,
@@ -254,6 +265,41 @@ def lapse_rest(tx: Transaction, round_: Round, now: dt.datetime) -> None:
     """End the leases that a round leaves behind when it ends."""
     for assignment in assignments.leased_in(tx, round_.id):
         assignments.end(tx, assignment.ended(State.LAPSED, now=now))
+
+
+def hand_leases_on(
+    tx: Transaction, ended: Round, following: Round, task: Task, now: dt.datetime
+) -> None:
+    """Let devices of an asynchronous task go on in its next round.
+
+    Those that would be too stale there lose their places instead. A synchronous
+    task has no leases left to hand on.
+    """
+    plan = task.plan.asynchronous
+    if plan is None:
+        return
+    for assignment in assignments.leased_in(tx, ended.id):
+        if staleness(tx, assignment, following) > plan.max_staleness:
+            assignments.end(tx, assignment.ended(State.LAPSED, now=now))
+            events.append_of(
+                tx,
+                Happening.LEASE_LAPSED,
+                ended,
+                now=now,
+                device=assignment.device_id,
+                assignment=assignment.id,
+                reason="too stale",
+            )
+    assignments.move_leases(tx, ended.id, following.id)
+
+
+def staleness(tx: Transaction, assignment: Assignment, round_: Round) -> int:
+    """Return how many rounds an assignment's version is behind ``round_``'s."""
+    base = assignment.base_version
+    if base is None or base == round_.base_version:
+        return 0
+    made_by = models.get_version(tx, round_.model, base).round_id
+    return round_.staleness(0 if made_by is None else rounds.peek(tx, made_by).number)
 
 
 def _end_if_due(tx: Transaction, round_id: int, now: dt.datetime) -> bool:

@@ -31,6 +31,8 @@ class RoundView:
     counts: Counts
     bytes_up: int  #: of accepted updates, as sent
     score: Score | None  #: of training or of the evaluation so far
+    staleness_mean: float | None = None  #: of an asynchronous task's updates
+    staleness_max: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -278,11 +280,14 @@ def _round_view(tx: Transaction, round_: Round, now: dt.datetime) -> RoundView:
         score = train_score(updates)
     else:
         score = assignments.evaluation_score(tx, round_.id)
+    stale = [u.staleness for u in updates if round_.policy.is_asynchronous]
     return RoundView(
         round=round_,
         counts=assignments.counts(tx, round_.id, now),
         bytes_up=sum(update.size_bytes for update in updates),
         score=score,
+        staleness_mean=sum(stale) / len(stale) if stale else None,
+        staleness_max=max(stale, default=None),
     )
 
 

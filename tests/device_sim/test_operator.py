@@ -10,7 +10,7 @@ import pytest
 
 from coordinator.protocol import paths, problems
 from coordinator.protocol.operations import RoundState, Score, TaskState
-from coordinator.protocol.plans import EvaluationPlan, Plan, RoundPlan
+from coordinator.protocol.plans import AsynchronousPlan, EvaluationPlan, Plan, RoundPlan
 from device_sim import attacks, behaviour, client, operator, run, trainer
 from device_sim.data import Federation
 from device_sim.data.federation import to_float
@@ -179,6 +179,13 @@ def test_with_dropout_a_plan_waits_for_survivors_and_leases_a_place_to_all():
     assert (fitted.round.goal, fitted.round.minimum) == (35, 25)
     places = fitted.round.goal * (1 + fitted.round.over_select)
     assert places == pytest.approx(50)
+
+
+def test_an_asynchronous_plan_is_fitted_without_over_selection():
+    plan = Plan(round=RoundPlan(goal=50, minimum=25), asynchronous=AsynchronousPlan())
+    fitted, _ = run.fit(plan, behaviour.Behaviour(devices=50, dropout=0.3))
+    assert fitted.round.goal == 35
+    assert Plan.model_validate(fitted.model_dump()) == fitted
 
 
 def test_a_plan_that_fits_is_left_alone():

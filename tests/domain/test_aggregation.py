@@ -1,5 +1,6 @@
 import dataclasses
 import itertools
+from fractions import Fraction
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,9 +8,12 @@ from hypothesis import strategies as st
 from coordinator.domain.aggregation import (
     AcceptedUpdate,
     Score,
+    fold_weight,
     in_fold_order,
     train_score,
 )
+from coordinator.protocol.encodings import MAX_EXAMPLES
+from coordinator.protocol.plans import AsynchronousPlan
 
 METRIC = st.floats(0, 1e6)
 
@@ -86,3 +90,34 @@ def test_who_came_first_changes_no_bit_of_the_score(
     assert train_score(arrival) == score
     assert score.examples == sum(examples for examples, _, _ in metrics)
     assert 0 <= score.accuracy <= 1 + 1e-12
+
+
+def stale(staleness: int, *, examples: int) -> AcceptedUpdate:
+    return dataclasses.replace(
+        accepted("a", "0a", examples=examples), staleness=staleness
+    )
+
+
+def test_staleness_divides_the_weight_by_its_root() -> None:
+    plan = AsynchronousPlan()
+    assert fold_weight(stale(0, examples=12), plan) == 12
+    assert fold_weight(stale(3, examples=12), plan) == 6
+    assert (
+        fold_weight(stale(3, examples=12), AsynchronousPlan(staleness_exponent=1)) == 3
+    )
+    assert fold_weight(stale(3, examples=12), None) == 12
+
+
+@given(
+    st.integers(1, MAX_EXAMPLES),
+    st.integers(0, 1_000_000),
+    st.floats(0, 10, allow_nan=False),
+)
+def test_every_weight_times_a_float32_is_exact_in_float64(
+    examples: int, staleness: int, exponent: float
+) -> None:
+    plan = AsynchronousPlan(staleness_exponent=exponent)
+    weight = fold_weight(stale(staleness, examples=examples), plan)
+    most = 2**24 - 1  # a float32's significant bits, all of them set
+    assert weight > 0
+    assert Fraction(weight * most) == Fraction(weight) * most

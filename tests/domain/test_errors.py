@@ -24,6 +24,10 @@ MESSAGES: list[tuple[DomainError, str]] = [
         errors.RoundClosed(7, "committed", "update"),
         "round 7 is committed and takes no update",
     ),
+    (
+        errors.BetweenRounds(7),
+        "round 7 has its results, the next opens shortly",
+    ),
     (errors.AssignmentEnded("a1"), "assignment a1 was given up"),
     (errors.AlreadyReported("a1"), "assignment a1 has another accepted result"),
     (errors.DigestMismatch("0a", "0b"), "Content-Digest says 0a, the body has 0b"),

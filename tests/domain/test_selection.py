@@ -1,3 +1,4 @@
+import dataclasses
 import datetime as dt
 
 import pytest
@@ -6,7 +7,14 @@ from coordinator.domain.assignments import Assignment, Counts, State
 from coordinator.domain.rounds import Phase
 from coordinator.domain.selection import MAX_FAILURES, jittered, reason_to_wait
 from coordinator.protocol.vocabulary import WaitReason
-from tests.support.rounds import DEADLINE, INSTANT, OPENED, assignment_in, round_in
+from tests.support.rounds import (
+    DEADLINE,
+    INSTANT,
+    OPENED,
+    POLICY,
+    assignment_in,
+    round_in,
+)
 
 COLLECTING = round_in(Phase.COLLECTING)  # six places
 EMPTY = Counts(live=0, accepted=0, failed=0, lapsed=0)
@@ -87,3 +95,16 @@ def test_the_reason_nearest_to_the_device_is_named_first() -> None:
 )
 def test_a_wait_is_spread_around_its_mean(draw: float, wait_s: float) -> None:
     assert jittered(2.0, draw) == wait_s
+
+
+@pytest.mark.parametrize(
+    ("live", "accepted", "reason"),
+    [(2, 0, None), (2, 9, None), (3, 0, WaitReason.ROUND_FULL)],
+)
+def test_only_leases_fill_the_places_of_an_asynchronous_round(
+    live: int, accepted: int, reason: WaitReason | None
+) -> None:
+    policy = dataclasses.replace(POLICY, over_select=0.0, concurrency=3)
+    counts = Counts(live=live, accepted=accepted, failed=0, lapsed=0)
+    round_ = round_in(Phase.COLLECTING, policy=policy)
+    assert reason_to_wait(round_, counts, [], now=OPENED) is reason

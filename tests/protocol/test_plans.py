@@ -23,6 +23,9 @@ BOUNDS: dict[str, tuple[float, float, float | None, float | None]] = {
     "round.lease_s": (TINY, 0, 86_400, 86_400.1),
     "round.deadline_s": (TINY, 0, 604_800, 604_800.1),
     "round.max_attempts": (1, 0, 100, 101),
+    "asynchronous.concurrency": (1, 0, 100_000, 100_001),
+    "asynchronous.max_staleness": (0, -1, 1_000_000, 1_000_001),
+    "asynchronous.staleness_exponent": (0, -TINY, 10, 10.001),
     "training.learning_rate": (TINY, 0, 10, 10.001),
     "training.batch_size": (1, 0, 1024, 1025),
     "training.epochs": (1, 0, 100, 101),
@@ -409,3 +412,13 @@ def test_settings_of_another_device_optimizer_are_refused(
 ) -> None:
     with pytest.raises(InvalidPlan, match=message):
         parse(f"[training]\n{text}")
+
+
+def test_an_asynchronous_plan_takes_no_over_selection():
+    with pytest.raises(InvalidPlan, match=r"takes no round\.over_select, got 0\.3"):
+        parse("[round]\nover_select = 0.3\n[asynchronous]\nconcurrency = 10")
+
+
+def test_a_plan_without_the_table_is_synchronous():
+    assert parse("").asynchronous is None
+    assert parse("[asynchronous]").asynchronous is not None

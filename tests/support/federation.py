@@ -16,6 +16,7 @@ from coordinator.protocol import digests, encodings
 from coordinator.protocol.manifest import Vector
 from coordinator.protocol.messages import EvaluationReport
 from coordinator.protocol.plans import (
+    AsynchronousPlan,
     EvaluationPlan,
     GatePlan,
     Plan,
@@ -44,6 +45,7 @@ def plan(
     server: ServerPlan | None = None,
     update: UpdatePlan | None = None,
     gate: GatePlan | None = None,
+    asynchronous: AsynchronousPlan | None = None,
     **round_: Any,  # noqa: ANN401 - any field of RoundPlan
 ) -> Plan:
     """A plan for two devices: a lease lasts 60 s, a round 120 s, two attempts."""
@@ -53,6 +55,7 @@ def plan(
         rounds=rounds,
         seed=7,
         round=RoundPlan(**settings),
+        asynchronous=asynchronous,
         server=server or ServerPlan(),
         update=update or UpdatePlan(),
         evaluation=evaluation,

@@ -43,6 +43,7 @@ def assignment_in(state: State, failure: FailureReason | None = None) -> Assignm
     return Assignment(
         id="a" * 32,
         round_id=7,
+        base_version=2,
         device_id="d" * 32,
         idempotency_key="key",
         state=state,

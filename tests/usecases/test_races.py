@@ -11,9 +11,16 @@ from typing import TypeVar
 
 import pytest
 
-from coordinator.domain.errors import AlreadyReported, DomainError, LeaseLapsed
+from coordinator.domain.errors import (
+    AlreadyReported,
+    BetweenRounds,
+    DomainError,
+    LeaseLapsed,
+)
 from coordinator.domain.rounds import Phase, Round
+from coordinator.domain.tasks import Status
 from coordinator.protocol.digests import sha256_hex
+from coordinator.protocol.plans import AsynchronousPlan
 from coordinator.protocol.vocabulary import WaitReason
 from coordinator.store import rounds
 from coordinator.store.engine import StaleWrite, Store, Transaction
@@ -182,6 +189,46 @@ def test_whole_rounds_go_through_with_everybody_at_once(
     # Every delta is one, so is their mean, whatever the weights.
     expected = start + 1 + 1
     assert federation.weights(2).tolist() == expected.tolist()
+
+
+def test_updates_that_meet_the_end_of_a_round_land_once_in_the_next(
+    federation: Federation,
+) -> None:
+    goal, rounds = 3, 5
+    federation.start(
+        settings=plan(
+            goal=goal,
+            rounds=rounds,
+            asynchronous=AsynchronousPlan(concurrency=THREADS - 1),
+        )
+    )
+    works = [federation.lease() for _ in range(THREADS - 1)]
+    folded: list[str] = []
+
+    def report(work: Work, body: bytes) -> str:
+        while True:
+            try:
+                return federation.submit(work, body).update.sha256
+            except BetweenRounds:
+                continue
+
+    def release() -> str:
+        while federation.task().status is Status.RUNNING:
+            claim = federation.claim()
+            if claim is not None:
+                folded.extend(update.sha256 for update in claim.updates)
+                federation.release(claim)
+        return "released"
+
+    reports = [
+        functools.partial(report, work, update_body([float(number)] * 10))
+        for number, work in enumerate(works)
+    ]
+    *accepted, _ = at_once([*reports, release])
+
+    assert federation.phases() == [Phase.COMMITTED] * rounds
+    assert sorted(map(str, accepted)) == sorted(folded)
+    assert len(set(folded)) == goal * rounds
 
 
 class Interrupted(Store):
