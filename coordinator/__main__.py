@@ -292,9 +292,13 @@ def list_devices(
 
 def _round_line(view: RoundView) -> str:
     round_, counts = view.round, view.counts
+    stale = ""
+    if view.staleness_mean is not None:
+        stale = f", staleness {view.staleness_mean:.2f}, at most {view.staleness_max}"
     return (
         f"round {round_.number}.{round_.attempt} ({round_.kind}): {round_.phase}, "
         f"{counts.accepted} accepted, {counts.failed} failed, {counts.lapsed} lapsed"
+        + stale
         + (f", {round_.reason}" if round_.reason else "")
     )
 
