@@ -261,3 +261,22 @@ def test_every_accepted_update_is_folded_once_with_devices_of_all_speeds(
 
     assert sorted(u.sha256 for u in accepted) == sorted(u.sha256 for u in folded)
     assert len({u.assignment_id for u in folded}) == 12
+
+
+def test_going_back_ends_what_is_under_way(federation: Federation) -> None:
+    federation.start(settings=asynchronous())
+    federation.take_part()
+    commit(federation)
+    late = federation.lease()
+    tasks.roll_back(
+        federation.store, task_id="task", number=0, now=federation.clock.now()
+    )
+
+    with pytest.raises((LeaseLapsed, RoundClosed)):
+        federation.submit(late, update_body([1.0] * 10))
+
+    work = federation.take_part([2.0] * 10)
+    assert work.version.number == 0
+    commit(federation)
+    expected = federation.weights(0) + np.float32(2.0)
+    np.testing.assert_array_equal(federation.weights(2), expected)
