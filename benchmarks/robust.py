@@ -20,7 +20,7 @@ from coordinator.compute import backend, robust
 from coordinator.domain.norms import Tracked
 from coordinator.protocol.allocator import keep_freed_memory
 from coordinator.protocol.manifest import Vector
-from coordinator.protocol.plans import AggregationPlan
+from coordinator.protocol.plan_server import AggregationPlan
 
 SIZE: Final = 693_962
 _PLAIN: Final = AggregationPlan()

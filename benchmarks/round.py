@@ -20,7 +20,9 @@ import typer
 
 from coordinator.protocol import deltas
 from coordinator.protocol.manifest import Vector
-from coordinator.protocol.plans import Plan, RoundPlan, TrainingPlan, UpdatePlan
+from coordinator.protocol.plan_rounds import RoundPlan
+from coordinator.protocol.plan_training import TrainingPlan
+from coordinator.protocol.plans import Plan, UpdatePlan
 from device_sim import behaviour, cache, client, run, trainer
 from device_sim.data import Shard
 from device_sim.embedded import EmbeddedCoordinator

@@ -10,7 +10,7 @@ to Visual Document Analysis", section 2 (moves, affine maps); Cubuk et al. 2020,
 import numpy as np
 import numpy.typing as npt
 
-from coordinator.protocol.plans import TrainingPlan
+from coordinator.protocol.plan_training import TrainingPlan
 
 _Images = npt.NDArray[np.float32]
 _Labels = npt.NDArray[np.int32]

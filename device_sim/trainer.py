@@ -20,7 +20,7 @@ from ai_edge_litert.interpreter import Interpreter
 
 from coordinator.protocol import allocator, deltas, digests, encodings
 from coordinator.protocol.manifest import Manifest, Vector
-from coordinator.protocol.plans import TrainingPlan
+from coordinator.protocol.plan_training import TrainingPlan
 from device_sim import augment
 
 Images = npt.NDArray[np.float32]

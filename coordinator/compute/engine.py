@@ -13,7 +13,7 @@ from coordinator.domain.aggregation import Folded
 from coordinator.domain.norms import Tracked
 from coordinator.domain.optimizers import ServerOptimizer
 from coordinator.protocol.manifest import Vector
-from coordinator.protocol.plans import AggregationPlan
+from coordinator.protocol.plan_server import AggregationPlan
 
 #: Names in the state that are the aggregation's; all others are the optimizer's.
 _CLIP_NORM: Final = "aggregation/clip_norm"

@@ -24,7 +24,7 @@ from coordinator.compute import cohort, fold, gram, order
 from coordinator.compute.backend import ComputeDevice
 from coordinator.domain import norms, robust
 from coordinator.domain.aggregation import Folded
-from coordinator.protocol.plans import AggregationPlan
+from coordinator.protocol.plan_server import AggregationPlan
 
 
 class TooFewUpdates(ArithmeticError):

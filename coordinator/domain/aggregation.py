@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from coordinator.domain.norms import Tracked
-from coordinator.protocol.plans import AsynchronousPlan
+from coordinator.protocol.plan_rounds import AsynchronousPlan
 
 _WEIGHT_BITS: Final = 29  # times a float32's 24 bits: exact in a float64's 53
 

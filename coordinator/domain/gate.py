@@ -12,7 +12,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Final
 
-from coordinator.protocol.plans import GatePlan
+from coordinator.protocol.plan_server import GatePlan
 
 _FEWEST: Final = 3  # a median of fewer says little
 

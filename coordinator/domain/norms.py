@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from coordinator.protocol.plans import AggregationPlan
+from coordinator.protocol.plan_server import AggregationPlan
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

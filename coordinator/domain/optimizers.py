@@ -8,7 +8,7 @@ import dataclasses
 import math
 from typing import assert_never
 
-from coordinator.protocol.plans import ServerOptimizerName, ServerPlan
+from coordinator.protocol.plan_server import ServerOptimizerName, ServerPlan
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,8 @@ from typing import Final
 from coordinator.domain import rounds
 from coordinator.domain.errors import UnsuitablePlan
 from coordinator.protocol.manifest import Manifest
-from coordinator.protocol.plans import EvaluationPlan, Plan
+from coordinator.protocol.plan_rounds import EvaluationPlan
+from coordinator.protocol.plans import Plan
 from coordinator.protocol.vocabulary import Kind
 
 _PLAIN: Final = "train_epoch"  # every model has it

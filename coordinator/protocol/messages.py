@@ -8,7 +8,7 @@ from pydantic import AwareDatetime, Field
 from coordinator.protocol.deltas import EncodingName
 from coordinator.protocol.encodings import MAX_EXAMPLES, MAX_LOSS
 from coordinator.protocol.manifest import Name, Record, Sha256, example
-from coordinator.protocol.plans import TrainingPlan
+from coordinator.protocol.plan_training import TrainingPlan
 from coordinator.protocol.vocabulary import FailureReason, Kind, WaitReason
 
 PRINTABLE: Final = r"^[^\x00]*$"  # Postgres stores no zero byte

@@ -21,7 +21,8 @@ from coordinator.domain.rounds import Event, Round
 from coordinator.domain.tasks import Status, Task
 from coordinator.protocol import encodings
 from coordinator.protocol.manifest import Manifest, Vector
-from coordinator.protocol.plans import AggregationPlan, AsynchronousPlan
+from coordinator.protocol.plan_rounds import AsynchronousPlan
+from coordinator.protocol.plan_server import AggregationPlan
 from coordinator.protocol.vocabulary import Kind
 from coordinator.store import assignments, events, models, registry, rounds, tasks
 from coordinator.store.blobs import BlobStore

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from coordinator.protocol import digests, paths, problems
-from coordinator.protocol.plans import EvaluationPlan, UpdatePlan
+from coordinator.protocol.plan_rounds import EvaluationPlan
+from coordinator.protocol.plans import UpdatePlan
 from coordinator.usecases import tasks
 from tests.support.federation import plan
 from tests.support.http import PATIENCE_S, Api, Caller, assert_problem

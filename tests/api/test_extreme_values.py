@@ -7,7 +7,7 @@ import pytest
 
 from coordinator.protocol import paths, problems
 from coordinator.protocol.encodings import MAX_EXAMPLES, MAX_LOSS
-from coordinator.protocol.plans import EvaluationPlan
+from coordinator.protocol.plan_rounds import EvaluationPlan
 from tests.support.databases import ON_BOTH
 from tests.support.federation import plan
 from tests.support.http import Api, Stream, assert_problem

@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from coordinator.protocol import paths, problems
-from coordinator.protocol.plans import EvaluationPlan
+from coordinator.protocol.plan_rounds import EvaluationPlan
 from coordinator.store.engine import Store
 from coordinator.usecases import tasks
 from tests.support.federation import Federation, plan

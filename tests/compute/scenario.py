@@ -24,7 +24,7 @@ from coordinator.compute.server_step import (
 from coordinator.domain.norms import Tracked
 from coordinator.domain.optimizers import ServerOptimizer
 from coordinator.protocol.manifest import Vector
-from coordinator.protocol.plans import AggregationPlan
+from coordinator.protocol.plan_server import AggregationPlan
 
 SIZE = 1003
 SETTINGS = ServerOptimizer(learning_rate=0.3, momentum=0.9, nesterov=True)

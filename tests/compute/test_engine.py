@@ -15,7 +15,8 @@ from coordinator.domain.events import Happening
 from coordinator.domain.norms import Tracked
 from coordinator.domain.optimizers import ServerOptimizer
 from coordinator.domain.rounds import Phase
-from coordinator.protocol.plans import AggregationPlan, Plan
+from coordinator.protocol.plan_server import AggregationPlan
+from coordinator.protocol.plans import Plan
 from coordinator.store import schema
 from coordinator.store.blobs import BlobStore
 from coordinator.store.engine import Store

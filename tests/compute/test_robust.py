@@ -13,7 +13,7 @@ from coordinator.compute.backend import ComputeDevice
 from coordinator.domain.aggregation import Folded
 from coordinator.domain.norms import Tracked
 from coordinator.protocol.manifest import Vector
-from coordinator.protocol.plans import AggregationPlan, AggregationRule
+from coordinator.protocol.plan_server import AggregationPlan, AggregationRule
 from tests.compute.scenario import RULES
 
 pytestmark = pytest.mark.tf

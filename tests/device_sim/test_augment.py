@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.protocol.plans import TrainingPlan
+from coordinator.protocol.plan_training import TrainingPlan
 from device_sim import augment
 
 

@@ -10,7 +10,8 @@ import pytest
 
 from coordinator.protocol import paths, problems
 from coordinator.protocol.operations import RoundState, Score, TaskState
-from coordinator.protocol.plans import AsynchronousPlan, EvaluationPlan, Plan, RoundPlan
+from coordinator.protocol.plan_rounds import AsynchronousPlan, EvaluationPlan, RoundPlan
+from coordinator.protocol.plans import Plan
 from device_sim import attacks, behaviour, client, operator, run, trainer
 from device_sim.data import Federation
 from device_sim.data.federation import to_float

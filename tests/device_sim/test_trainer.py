@@ -7,7 +7,7 @@ import pytest
 
 from coordinator.protocol import encodings
 from coordinator.protocol.manifest import Vector
-from coordinator.protocol.plans import TrainingPlan
+from coordinator.protocol.plan_training import TrainingPlan
 from device_sim import trainer
 from tests.device_sim.fake_coordinator import FakeCoordinator
 

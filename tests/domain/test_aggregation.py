@@ -13,7 +13,7 @@ from coordinator.domain.aggregation import (
     train_score,
 )
 from coordinator.protocol.encodings import MAX_EXAMPLES
-from coordinator.protocol.plans import AsynchronousPlan
+from coordinator.protocol.plan_rounds import AsynchronousPlan
 
 METRIC = st.floats(0, 1e6)
 

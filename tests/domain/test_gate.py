@@ -4,7 +4,7 @@ import pytest
 
 from coordinator.domain import gate
 from coordinator.domain.gate import Rejected, Scored
-from coordinator.protocol.plans import GatePlan
+from coordinator.protocol.plan_server import GatePlan
 
 LOSS = GatePlan(max_loss_rise=0.5)
 NORM = GatePlan(max_norm_ratio=3)

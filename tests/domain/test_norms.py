@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from coordinator.domain import norms
 from coordinator.domain.norms import Tracked
-from coordinator.protocol.plans import AggregationPlan
+from coordinator.protocol.plan_server import AggregationPlan
 
 LENGTHS = st.lists(st.floats(0, 1e30), min_size=1, max_size=30)
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from coordinator.domain import optimizers
 from coordinator.domain.optimizers import ServerOptimizer
-from coordinator.protocol.plans import ServerPlan
+from coordinator.protocol.plan_server import ServerPlan
 
 RATES = st.floats(0, 100, exclude_min=True)
 

@@ -9,7 +9,8 @@ from coordinator.domain.tasks import (
     evaluation_round,
     next_training_round,
 )
-from coordinator.protocol.plans import EvaluationPlan, Plan, RoundPlan
+from coordinator.protocol.plan_rounds import EvaluationPlan, RoundPlan
+from coordinator.protocol.plans import Plan
 from coordinator.protocol.vocabulary import Kind
 from tests.support.rounds import OPENED
 

@@ -12,7 +12,8 @@ from coordinator.compute.backend import select_device
 from coordinator.compute.engine import Engine
 from coordinator.protocol import encodings
 from coordinator.protocol.manifest import Vector
-from coordinator.protocol.plans import Plan, RoundPlan
+from coordinator.protocol.plan_rounds import RoundPlan
+from coordinator.protocol.plans import Plan
 from coordinator.usecases import models, release, tasks
 from device_sim import trainer
 from tests.support.federation import Federation

@@ -7,7 +7,7 @@ import numpy as np
 from coordinator.domain.aggregation import Folded
 from coordinator.domain.optimizers import ServerOptimizer
 from coordinator.protocol.manifest import Vector
-from coordinator.protocol.plans import AggregationPlan
+from coordinator.protocol.plan_server import AggregationPlan
 
 
 class NumpyCompute:

@@ -15,15 +15,9 @@ from coordinator.domain.tasks import Task
 from coordinator.protocol import digests, encodings
 from coordinator.protocol.manifest import Vector
 from coordinator.protocol.messages import EvaluationReport
-from coordinator.protocol.plans import (
-    AsynchronousPlan,
-    EvaluationPlan,
-    GatePlan,
-    Plan,
-    RoundPlan,
-    ServerPlan,
-    UpdatePlan,
-)
+from coordinator.protocol.plan_rounds import AsynchronousPlan, EvaluationPlan, RoundPlan
+from coordinator.protocol.plan_server import GatePlan, ServerPlan
+from coordinator.protocol.plans import Plan, UpdatePlan
 from coordinator.protocol.vocabulary import FailureReason, WaitReason
 from coordinator.store import rounds as stored_rounds
 from coordinator.store.blobs import BlobStore

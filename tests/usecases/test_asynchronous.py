@@ -8,7 +8,8 @@ import pytest
 from coordinator.domain.errors import BetweenRounds, LeaseLapsed, RoundClosed
 from coordinator.domain.rounds import Phase
 from coordinator.domain.tasks import Status
-from coordinator.protocol.plans import AsynchronousPlan, Plan
+from coordinator.protocol.plan_rounds import AsynchronousPlan
+from coordinator.protocol.plans import Plan
 from coordinator.protocol.vocabulary import WaitReason
 from coordinator.store.engine import StaleWrite
 from coordinator.usecases import tasks

@@ -6,7 +6,7 @@ import pytest
 
 from coordinator.domain.errors import IdempotencyKeyReused
 from coordinator.domain.selection import MAX_FAILURES
-from coordinator.protocol.plans import EvaluationPlan
+from coordinator.protocol.plan_rounds import EvaluationPlan
 from coordinator.protocol.vocabulary import Kind, WaitReason
 from coordinator.usecases import tasks
 from coordinator.usecases.check_in import Work

@@ -7,7 +7,9 @@ from coordinator.domain.aggregation import Score
 from coordinator.domain.gate import Rejected
 from coordinator.domain.rounds import Phase
 from coordinator.domain.tasks import Status
-from coordinator.protocol.plans import EvaluationPlan, GatePlan, Plan, ServerPlan
+from coordinator.protocol.plan_rounds import EvaluationPlan
+from coordinator.protocol.plan_server import GatePlan, ServerPlan
+from coordinator.protocol.plans import Plan
 from coordinator.usecases import tasks
 from coordinator.worker import Worker
 from tests.support.federation import Federation, plan

@@ -6,7 +6,7 @@ import numpy as np
 
 from coordinator.domain.rounds import Phase
 from coordinator.protocol.encodings import MAX_EXAMPLES, MAX_LOSS
-from coordinator.protocol.plans import EvaluationPlan
+from coordinator.protocol.plan_rounds import EvaluationPlan
 from coordinator.usecases import tasks
 from tests.support.federation import Federation, plan
 from tests.support.models import update_body

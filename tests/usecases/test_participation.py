@@ -20,7 +20,7 @@ from coordinator.domain.errors import (
 from coordinator.domain.rounds import Phase
 from coordinator.protocol import codings, deltas, encodings, tensors
 from coordinator.protocol.digests import sha256_hex
-from coordinator.protocol.plans import EvaluationPlan
+from coordinator.protocol.plan_rounds import EvaluationPlan
 from coordinator.protocol.vocabulary import FailureReason
 from coordinator.usecases import participation
 from coordinator.usecases.check_in import Work

@@ -20,7 +20,7 @@ from coordinator.domain.errors import (
 from coordinator.domain.rounds import Phase, Round
 from coordinator.domain.tasks import Status
 from coordinator.protocol.digests import sha256_hex
-from coordinator.protocol.plans import AsynchronousPlan
+from coordinator.protocol.plan_rounds import AsynchronousPlan
 from coordinator.protocol.vocabulary import WaitReason
 from coordinator.store import rounds
 from coordinator.store.engine import StaleWrite, Store, Transaction

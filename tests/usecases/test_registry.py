@@ -4,7 +4,7 @@ import pytest
 
 from coordinator.domain.aggregation import Score
 from coordinator.domain.errors import ModelUnknown, TagUnknown, VersionUnknown
-from coordinator.protocol.plans import ServerPlan
+from coordinator.protocol.plan_server import ServerPlan
 from coordinator.usecases import models, registry, tasks
 from tests.support.federation import Federation, plan
 

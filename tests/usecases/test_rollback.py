@@ -6,7 +6,8 @@ import pytest
 from coordinator.domain.errors import RoundClosed, TaskEnded, VersionUnknown
 from coordinator.domain.rounds import Phase
 from coordinator.domain.tasks import Status, Task
-from coordinator.protocol.plans import EvaluationPlan, ServerPlan
+from coordinator.protocol.plan_rounds import EvaluationPlan
+from coordinator.protocol.plan_server import ServerPlan
 from coordinator.protocol.vocabulary import Kind
 from coordinator.store.engine import StaleWrite
 from coordinator.usecases import tasks

@@ -6,7 +6,7 @@ import pytest
 
 from coordinator.domain.rounds import FOLD_LEASE, MAX_CLAIMS, Phase
 from coordinator.domain.tasks import Status
-from coordinator.protocol.plans import EvaluationPlan
+from coordinator.protocol.plan_rounds import EvaluationPlan
 from coordinator.store.engine import StaleWrite
 from coordinator.usecases import rounds
 from tests.support.federation import Federation, plan

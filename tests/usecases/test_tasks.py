@@ -20,7 +20,7 @@ from coordinator.domain.rounds import Phase
 from coordinator.domain.tasks import Status
 from coordinator.protocol import first_weights, tensors
 from coordinator.protocol.digests import sha256_hex
-from coordinator.protocol.plans import TrainingPlan
+from coordinator.protocol.plan_training import TrainingPlan
 from coordinator.usecases import devices, models, tasks
 from tests.support.federation import Federation, plan
 from tests.support.models import INFER, TRAIN, tiny_manifest, write_tiny_model

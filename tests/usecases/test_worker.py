@@ -17,7 +17,7 @@ from coordinator.domain.aggregation import Folded
 from coordinator.domain.rounds import FOLD_LEASE, Phase
 from coordinator.domain.tasks import Status
 from coordinator.protocol.manifest import Vector
-from coordinator.protocol.plans import AggregationPlan, ServerPlan
+from coordinator.protocol.plan_server import AggregationPlan, ServerPlan
 from coordinator.usecases import tasks
 from coordinator.worker import Worker, name_of_this_process
 from tests.support.compute import NumpyCompute
