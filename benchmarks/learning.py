@@ -52,6 +52,7 @@ class Outcome:
     simulated_s: tuple[float, ...]  #: of the swarm's own clock; empty without one
     bytes_up_a_device: float  #: in a round, mean
     seconds: float
+    stopped: bool  #: the task did not get through its rounds
 
     @property
     def reached(self) -> int | None:
@@ -72,9 +73,10 @@ class Outcome:
             first = f"{target:.1%}: {reached}"
             if self.simulated_s:
                 first += f" ({sum(self.simulated_s[:reached]):,.0f} simulated s)"
+        rounds = str(len(self.accuracies))
         cells = (
             self.run.name,
-            str(len(self.accuracies)),
+            f"{rounds}, then stopped" if self.stopped else rounds,
             f"{self.accuracies[-1]:.2%}",
             f"{max(self.accuracies):.2%}",
             first,
@@ -178,6 +180,7 @@ def _run(run: Run, folder: pathlib.Path, rounds: int | None) -> Outcome:
         bytes_up_a_device=sum(row["bytes_up"] for row in rows)
         / sum(row["accepted"] for row in rows),
         seconds=content["seconds"],
+        stopped=content["stopped"] is not None,
     )
 
 
@@ -194,11 +197,15 @@ def _start(run: Run, folder: pathlib.Path, rounds: int | None) -> None:
         )
         environment["SHOAL_MODELS_DIR"] = str(models.resolve())
     limit = () if rounds is None else ("--rounds", str(rounds))
-    _call(
-        *("device_sim", "--plan", str(plan), "--data", run.data),
-        *("--out", str(folder), *limit, *run.options),
-        environment=environment,
-    )
+    try:
+        _call(
+            *("device_sim", "--plan", str(plan), "--data", run.data),
+            *("--out", str(folder), *limit, *run.options),
+            environment=environment,
+        )
+    except subprocess.CalledProcessError:
+        if not (folder / "report.json").exists():  # a task that stopped has one
+            raise
 
 
 def _call(*command: str, environment: Mapping[str, str] | None = None) -> None:

@@ -63,6 +63,7 @@ class RunReport:
     simulated_s: float | None = None  # of all rounds together
     attackers: Mapping[str, int] = dataclasses.field(default_factory=dict)  # by attack
     backdoor_success: float | None = None  # of the last version, where one was tried
+    stopped: str | None = None  # why the task did not get through its rounds
     note: tuple[str, ...] = ()  # what a reader should know, one sentence each
 
     def to_json(self) -> bytes:

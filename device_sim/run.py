@@ -412,6 +412,7 @@ class Run:
             simulated_s=None if settings.trace is None else self._simulated_s(),
             attackers=self._attackers_by_kind(),
             backdoor_success=backdoor,
+            stopped=state.reason if state.status == "stopped" else None,
             note=(*self._notes, f"weights have SHA-256 {sha256_hex(weights)}"),
         )
         paths = await asyncio.to_thread(report.write, result, settings.out)

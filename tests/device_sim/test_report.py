@@ -53,6 +53,7 @@ def test_the_json_has_every_field_by_name():
         "population": None,
         "attackers": {},
         "backdoor_success": None,
+        "stopped": None,
         "simulated_s": None,
         "seconds": 12.25,
         "held_out_accuracy": 0.91,
