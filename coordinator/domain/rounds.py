@@ -152,14 +152,6 @@ class Round:
         end = now + dt.timedelta(seconds=self.policy.lease_s)
         return end if self.policy.is_asynchronous else min(end, self.deadline)
 
-    def staleness(self, commits: int) -> int:
-        """Return how many rounds an update that lands here is behind.
-
-        Args:
-            commits: Rounds that the task had committed at the update's base version.
-        """
-        return self.number - 1 - commits
-
     def after(
         self,
         event: Event,

@@ -114,7 +114,17 @@ def scored_line(
     ]
 
 
-def _line(model: str, head: int, *, deepest: int) -> sa.CTE:
+def versions_since(tx: Transaction, model: str, number: int, *, head: int) -> int:
+    """Return how many versions after ``number`` led to ``head``, itself included.
+
+    Those that a task went back from led nowhere and do not count.
+    """
+    line = _line(model, head, deepest=head - number, down_to=number)
+    query = sa.select(sa.func.count()).where(line.c.number > number)
+    return tx.connection.execute(query).scalar_one()
+
+
+def _line(model: str, head: int, *, deepest: int, down_to: int = 0) -> sa.CTE:
     """Return the numbers of a version and of those that it was built upon."""
     made = sa.select(
         versions.c.number,
@@ -128,7 +138,11 @@ def _line(model: str, head: int, *, deepest: int) -> sa.CTE:
     return line.union_all(
         made.add_columns((line.c.depth + 1).label("depth"))
         .join(line, line.c.base_version == versions.c.number)
-        .where(versions.c.model == model, line.c.depth < deepest)
+        .where(
+            versions.c.model == model,
+            line.c.depth < deepest,
+            line.c.number > down_to,
+        )
     )
 
 

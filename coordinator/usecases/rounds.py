@@ -20,7 +20,7 @@ from coordinator.domain.rounds import (
 )
 from coordinator.domain.tasks import Status, Task
 from coordinator.protocol.vocabulary import Kind
-from coordinator.store import assignments, events, models, rounds, tasks
+from coordinator.store import assignments, events, models, registry, rounds, tasks
 from coordinator.store.blobs import BlobStore
 from coordinator.store.engine import Store, Transaction
 
@@ -298,8 +298,7 @@ def staleness(tx: Transaction, assignment: Assignment, round_: Round) -> int:
     base = assignment.base_version
     if base is None or base == round_.base_version:
         return 0
-    made_by = models.get_version(tx, round_.model, base).round_id
-    return round_.staleness(0 if made_by is None else rounds.peek(tx, made_by).number)
+    return registry.versions_since(tx, round_.model, base, head=round_.base_version)
 
 
 def _end_if_due(tx: Transaction, round_id: int, now: dt.datetime) -> bool:

@@ -281,3 +281,24 @@ def test_going_back_ends_what_is_under_way(federation: Federation) -> None:
     commit(federation)
     expected = federation.weights(0) + np.float32(2.0)
     np.testing.assert_array_equal(federation.weights(2), expected)
+
+
+def test_versions_that_were_gone_back_from_make_no_update_stale(
+    federation: Federation,
+) -> None:
+    federation.start(settings=asynchronous(rounds=9, max_staleness=1))
+    for _ in range(3):
+        federation.take_part()
+        commit(federation)
+    tasks.roll_back(
+        federation.store, task_id="task", number=1, now=federation.clock.now()
+    )
+    first, second, third = (federation.lease() for _ in range(3))
+    assert {work.version.number for work in (first, second, third)} == {1}
+
+    assert federation.submit(first, update_body([1.0] * 10)).update.staleness == 0
+    commit(federation)
+    assert federation.submit(second, update_body([2.0] * 10)).update.staleness == 1
+    commit(federation)
+    with pytest.raises(LeaseLapsed):
+        federation.submit(third, update_body([3.0] * 10))
