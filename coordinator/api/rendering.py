@@ -3,6 +3,7 @@
 import datetime as dt
 from collections.abc import Collection
 
+from coordinator.domain import schedules
 from coordinator.domain.aggregation import Score
 from coordinator.domain.events import Recorded
 from coordinator.domain.models import Model, Version
@@ -42,7 +43,9 @@ def assignment(
         model=model.id,
         version=work.version.number,
         seed=plan.seed,
-        training=plan.training if train else None,
+        training=schedules.training_of_round(plan.training, work.round.number)
+        if train
+        else None,
         signature=plan.training.signature if train else None,
         encoding=encoding,
         topk_share=update.topk_share if encoding == "topk" else None,

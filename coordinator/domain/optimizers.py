@@ -6,8 +6,8 @@ Decides what settings make sense and which rate a round has. The arithmetic is
 
 import dataclasses
 import math
-from typing import assert_never
 
+from coordinator.domain.schedules import rate_of_round
 from coordinator.protocol.plan_server import ServerOptimizerName, ServerPlan
 
 
@@ -64,44 +64,3 @@ def of_round(plan: ServerPlan, number: int) -> ServerOptimizer:
         beta_2=plan.beta_2,
         epsilon=plan.epsilon,
     )
-
-
-def rate_of_round(plan: ServerPlan, number: int) -> float:
-    """Return the learning rate of a round: a function of its number and nothing else.
-
-    Over ``warmup_rounds`` the rate grows in equal steps to ``learning_rate``, which the
-    first round after them has too; from there the schedule counts.
-
-    Args:
-        plan: The same in every round of a task.
-        number: The round's number within its task, from 1.
-    """
-    if number <= plan.warmup_rounds:
-        return _above_zero(plan.learning_rate * number / plan.warmup_rounds)
-    return _above_zero(
-        plan.learning_rate * _share_left(plan, number - 1 - plan.warmup_rounds)
-    )
-
-
-def _share_left(plan: ServerPlan, passed: int) -> float:
-    """Return the schedule's factor after ``passed`` rounds of it."""
-    if plan.decay_rounds is None:  # the plan has made sure: a constant rate
-        return 1.0
-    periods = passed / plan.decay_rounds
-    match plan.schedule:
-        case "constant":
-            return 1.0
-        case "exponential":
-            return float(plan.decay_rate**periods)
-        case "step":
-            return float(plan.decay_rate ** math.floor(periods))
-        case "cosine":
-            fallen = (1 - math.cos(math.pi * min(periods, 1.0))) / 2  # 0 to 1
-            return 1 - (1 - plan.decay_rate) * fallen
-        case _:
-            assert_never(plan.schedule)
-
-
-def _above_zero(rate: float) -> float:
-    """Keep a rate that decayed for very long from becoming 0, which is no rate."""
-    return max(rate, math.ulp(0.0))

@@ -9,6 +9,7 @@ from pydantic import Field
 from coordinator.protocol.manifest import Record
 from coordinator.protocol.plan_checks import refuse_set
 from coordinator.protocol.plan_rounds import RoundPlan
+from coordinator.protocol.plan_schedule import ScheduledRate
 
 ServerOptimizerName: TypeAlias = Literal["sgd", "adam", "yogi", "adagrad"]
 AggregationRule: TypeAlias = Literal[
@@ -159,11 +160,11 @@ class AggregationPlan(Record):
             )
 
 
-class ServerPlan(Record):
+class ServerPlan(ScheduledRate):
     """The server step: ``-aggregate`` is the gradient of this optimizer.
 
     SGD with rate 1 and no momentum is FedAvg, with momentum FedAvgM; the others are
-    FedAdam, FedYogi and FedAdagrad. The rate is a function of the round's number.
+    FedAdam, FedYogi and FedAdagrad.
     """
 
     optimizer: ServerOptimizerName = Field("sgd", description="Server optimizer.")
@@ -203,31 +204,6 @@ class ServerPlan(Record):
         description="`adam`, `yogi`, `adagrad`: elements that move by much less than "
         "this are not scaled up (tau in the paper).",
     )
-    schedule: Literal["constant", "exponential", "step", "cosine"] = Field(
-        "constant", description="How the step size falls from round to round."
-    )
-    decay_rounds: int | None = Field(
-        None,
-        ge=1,
-        le=1_000_000,
-        description="Rounds after which `decay_rate` of the step size is left; every "
-        "schedule but `constant` needs it.",
-    )
-    decay_rate: float = Field(
-        0.1,
-        gt=0,
-        lt=1,
-        allow_inf_nan=False,
-        description="Share of the step size that is left then; `cosine` stays there, "
-        "the others go on.",
-    )
-    warmup_rounds: int = Field(
-        0,
-        ge=0,
-        le=1_000_000,
-        description="First rounds, over which the step size grows to "
-        "`learning_rate`; the schedule starts after them.",
-    )
 
     @pydantic.model_validator(mode="after")
     def _nesterov_needs_momentum(self) -> Self:
@@ -245,14 +221,6 @@ class ServerPlan(Record):
         }
         own = takes[self.optimizer]
         refuse_set(self, set().union(*takes.values()) - own, self.optimizer)
-        return self
-
-    @pydantic.model_validator(mode="after")
-    def _a_schedule_knows_how_long(self) -> Self:
-        if self.schedule == "constant":
-            refuse_set(self, {"decay_rounds", "decay_rate"}, "schedule constant")
-        elif self.decay_rounds is None:
-            raise ValueError(f"schedule {self.schedule} needs decay_rounds")
         return self
 
 

@@ -6,13 +6,13 @@ import pydantic
 from pydantic import Field
 
 from coordinator.protocol.encodings import MAX_EXAMPLES
-from coordinator.protocol.manifest import Record
 from coordinator.protocol.plan_checks import refuse_set
+from coordinator.protocol.plan_schedule import ScheduledRate
 
 _LEAST_CLIP_NORM: Final = 1e-6  # the graph's float32 would make less of it 0, or off
 
 
-class TrainingPlan(Record):
+class TrainingPlan(ScheduledRate):
     """What a device does with its own examples in one round."""
 
     optimizer: Literal["sgd", "adam"] = Field(

@@ -7,6 +7,7 @@ import pytest
 
 from coordinator.protocol import digests, paths, problems
 from coordinator.protocol.plan_rounds import EvaluationPlan
+from coordinator.protocol.plan_training import TrainingPlan
 from coordinator.protocol.plans import UpdatePlan
 from coordinator.usecases import tasks
 from tests.support.federation import plan
@@ -108,6 +109,14 @@ async def test_an_assignment_says_all_that_a_device_must_know(api: Api) -> None:
     assert assignment["report_to"] == paths.update(assignment["id"])
     assert assignment["failure_to"] == paths.failure(assignment["id"])
     assert assignment["train_graph"]["sha256"] == digests.sha256_hex(TRAIN)
+
+
+async def test_a_device_is_asked_for_the_learning_rate_of_its_round(api: Api) -> None:
+    training = TrainingPlan(learning_rate=0.4, warmup_rounds=4)
+    api.federation.start(settings=plan(training=training))
+    assignment = (await api.check_in(api.enrol())).json()["assignment"]
+    assert assignment["training"]["learning_rate"] == pytest.approx(0.1)
+    assert assignment["training"]["warmup_rounds"] == 0
 
 
 @pytest.mark.parametrize(

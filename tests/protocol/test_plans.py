@@ -48,6 +48,9 @@ BOUNDS: dict[str, tuple[float, float, float | None, float | None]] = {
     "server.beta_1": (0, -TINY, 1 - 2**-53, 1),
     "server.beta_2": (0, -TINY, 1 - 2**-53, 1),
     "server.epsilon": (TINY, 0, 1, 1.0001),
+    "training.decay_rounds": (1, 0, 1_000_000, 1_000_001),
+    "training.decay_rate": (TINY, 0, 1 - 2**-53, 1),
+    "training.warmup_rounds": (0, -1, 1_000_000, 1_000_001),
     "server.decay_rounds": (1, 0, 1_000_000, 1_000_001),
     "server.decay_rate": (TINY, 0, 1 - 2**-53, 1),
     "server.warmup_rounds": (0, -1, 1_000_000, 1_000_001),
@@ -88,6 +91,8 @@ COMPANY: dict[str, str] = {
     "server.beta_1": 'optimizer = "adam"',
     "server.beta_2": 'optimizer = "yogi"',
     "server.epsilon": 'optimizer = "adagrad"',
+    "training.decay_rounds": 'schedule = "step"',
+    "training.decay_rate": 'schedule = "exponential"\ndecay_rounds = 10',
     "server.decay_rounds": 'schedule = "step"',
     "server.decay_rate": 'schedule = "exponential"\ndecay_rounds = 10',
 }

@@ -17,6 +17,7 @@ from coordinator.protocol.manifest import Vector
 from coordinator.protocol.messages import EvaluationReport
 from coordinator.protocol.plan_rounds import AsynchronousPlan, EvaluationPlan, RoundPlan
 from coordinator.protocol.plan_server import GatePlan, ServerPlan
+from coordinator.protocol.plan_training import TrainingPlan
 from coordinator.protocol.plans import Plan, UpdatePlan
 from coordinator.protocol.vocabulary import FailureReason, WaitReason
 from coordinator.store import rounds as stored_rounds
@@ -36,6 +37,7 @@ def plan(
     *,
     rounds: int = 3,
     evaluation: EvaluationPlan | None = None,
+    training: TrainingPlan | None = None,
     server: ServerPlan | None = None,
     update: UpdatePlan | None = None,
     gate: GatePlan | None = None,
@@ -50,6 +52,7 @@ def plan(
         seed=7,
         round=RoundPlan(**settings),
         asynchronous=asynchronous,
+        training=training or TrainingPlan(),
         server=server or ServerPlan(),
         update=update or UpdatePlan(),
         evaluation=evaluation,
