@@ -52,17 +52,20 @@ class Run:
             for number in range(DEVICES)
         ]
 
-    def create_task(self) -> None:
+    def create_task(
+        self, *, rounds: int = ROUNDS, goal: int = DEVICES, **others: object
+    ) -> None:
         plan = {
             "model": "wide",
-            "rounds": ROUNDS,
+            "rounds": rounds,
             "round": {
-                "goal": DEVICES,
-                "minimum": DEVICES,
+                "goal": goal,
+                "minimum": goal,
                 "lease_s": 300,
                 "deadline_s": 600,
             },
             "server": {"momentum": 0.9},
+            **others,
         }
         httpx.post(
             self.coordinator.url + paths.TASKS,
@@ -172,6 +175,39 @@ def test_both_are_killed_again_and_again(
 
     assert run.finish(kill_both) == undisturbed
     expect_every_update_counted_once(run)
+
+
+def test_both_are_killed_while_an_asynchronous_task_goes_on(
+    coordinator: Coordinator, tmp_path: pathlib.Path
+) -> None:
+    run = Run(coordinator, tmp_path)
+    goal, rounds = 10, 2 * DEVICES // 10
+    run.create_task(
+        rounds=rounds, goal=goal, asynchronous={"concurrency": 8, "max_staleness": 50}
+    )
+
+    count = 0
+    for _ in range(2):  # each device takes part twice
+        for done in run.take_part():
+            done.result()
+            count += 1
+            if count in (27, 60):  # the second as a round closes
+                coordinator.kill("api")
+                coordinator.kill("worker")
+                coordinator.start("api")
+                coordinator.start("worker")
+    wait_until(lambda: run.committed() == rounds, "the last round")
+
+    found = coordinator.get(paths.rounds(TASK))["rounds"]
+    assert [(r["number"], r["attempt"], r["phase"]) for r in found] == [
+        (number, 1, "committed") for number in range(1, rounds + 1)
+    ]
+    assert [r["accepted"] for r in found] == [goal] * rounds
+    # every device's examples, which differ, twice and no oftener
+    assert sum(r["examples"] for r in found) == 2 * sum(range(1, DEVICES + 1))
+    assert max(r["staleness_max"] for r in found) > 0
+    for device in run.devices:
+        device.close()
 
 
 class HeldBack:
