@@ -23,7 +23,7 @@ from device_sim.data import (
     overview,
 )
 from device_sim.embedded import CoordinatorFailed
-from device_sim.trace import InvalidTrace, Trace, parse_trace
+from device_sim.trace import InvalidTrace, Trace, read_trace
 
 _DEFAULT_PLAN: Final = pathlib.Path(__file__).parents[1] / "plans" / "default.toml"
 _INTERRUPTED: Final = 130
@@ -168,7 +168,7 @@ def swarm(
     trace: Annotated[
         pathlib.Path | None,
         typer.Option(
-            help="Run on a simulated clock: a TOML file that says how fast, how well "
+            help="Run on a simulated clock: a TOML or CSV file: how fast, how well "
             "connected and how reliable devices are. Updates are delivered in the "
             "order in which such devices would, and the report says what each round "
             "would have taken.",
@@ -370,7 +370,7 @@ def _read_attacks(texts: list[str]) -> tuple[Attack, ...]:
 
 def _read_trace(path: pathlib.Path) -> Trace:
     try:
-        return parse_trace(path.read_text())
+        return read_trace(path)
     except OSError as error:
         raise typer.BadParameter(f"--trace {path} cannot be read: {error}") from error
     except InvalidTrace as error:

@@ -1,11 +1,15 @@
 """How fast, how well connected and how reliable simulated devices are.
 
-A trace is a TOML file of groups. Decided here: what a group may say, and which device
+A trace is a TOML file of groups, or a CSV file of phones that were measured, one a row.
+Decided here: what a group may say, and which device
 gets which numbers, as a function of (seed, device).
 """
 
+import csv
 import dataclasses
+import io
 import math
+import pathlib
 import tomllib
 from typing import Annotated, Final, Self
 
@@ -86,6 +90,53 @@ class Profile:
         )
 
 
+def read_trace(path: pathlib.Path) -> Trace:
+    """Read a trace from a file: CSV where it is named so, else TOML.
+
+    Raises:
+        InvalidTrace: The content is no trace.
+        OSError: The file cannot be read.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidTrace(f"not UTF-8: {error}") from error
+    return parse_csv(text) if path.suffix.lower() == ".csv" else parse_trace(text)
+
+
+def parse_csv(text: str) -> Trace:
+    """Read a trace from CSV: a group of equal share for each row.
+
+    The heading names fields of ``Group``. An empty cell has the field's default;
+    ``available`` holds windows with spaces between them.
+
+    Raises:
+        InvalidTrace: The text is no CSV, has no rows or a wrong value; says the line.
+    """
+    lines = csv.DictReader(io.StringIO(text), strict=True)
+    groups = []
+    try:
+        rows = [(lines.line_num, row) for row in lines]
+        columns = set(lines.fieldnames or ())
+    except csv.Error as error:
+        raise InvalidTrace(f"not CSV: {error}") from error
+    if unknown := sorted(columns - (Group.model_fields.keys() - {"share"})):
+        raise InvalidTrace(f"a column {unknown[0]!r} means nothing here")
+    if not rows:
+        raise InvalidTrace("there are no rows below the heading")
+    for number, row in rows:
+        if None in row or None in row.values():
+            raise InvalidTrace(f"line {number}: as many cells as columns are needed")
+        given: dict[str, object] = {name: cell for name, cell in row.items() if cell}
+        if "available" in given:
+            given["available"] = row["available"].split()
+        try:
+            groups.append(Group.model_validate({**given, "share": 1 / len(rows)}))
+        except pydantic.ValidationError as error:
+            raise InvalidTrace(f"line {number}: {_faults(error)}") from error
+    return Trace(groups=tuple(groups))
+
+
 def parse_trace(text: str) -> Trace:
     """Read a trace from TOML.
 
@@ -97,11 +148,14 @@ def parse_trace(text: str) -> Trace:
     except tomllib.TOMLDecodeError as error:
         raise InvalidTrace(f"not TOML: {error}") from error
     except pydantic.ValidationError as error:
-        lines = [
-            f"{'.'.join(map(str, fault['loc'])) or 'trace'}: {fault['msg']}"
-            for fault in error.errors(include_url=False)
-        ]
-        raise InvalidTrace("; ".join(lines)) from error
+        raise InvalidTrace(_faults(error)) from error
+
+
+def _faults(error: pydantic.ValidationError) -> str:
+    return "; ".join(
+        f"{'.'.join(map(str, fault['loc'])) or 'trace'}: {fault['msg']}"
+        for fault in error.errors(include_url=False)
+    )
 
 
 def profiles(trace: Trace, *, devices: int, seed: int) -> tuple[Profile, ...]:

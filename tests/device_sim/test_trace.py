@@ -102,3 +102,47 @@ def test_a_wrong_trace_is_refused_by_field(text: str, message: str):
 
 def test_the_trace_that_ships_is_one():
     assert len(trace.parse_trace(SHIPPED.read_text()).groups) == 2
+
+
+PHONES = """name,slowness,up_bytes_per_s,dropout,available
+pixel,0.5,2e6,0.1,
+old,4,,,22:00-07:00 12:00-13:00
+"""
+
+
+def test_a_csv_has_a_row_for_each_phone(tmp_path: pathlib.Path):
+    (tmp_path / "phones.csv").write_text(PHONES)
+    plan = trace.read_trace(tmp_path / "phones.csv")
+    assert plan.groups == (
+        Group(name="pixel", share=0.5, slowness=0.5, up_bytes_per_s=2e6, dropout=0.1),
+        Group(
+            name="old",
+            share=0.5,
+            slowness=4,
+            available=("22:00-07:00", "12:00-13:00"),
+        ),
+    )
+    found = trace.profiles(plan, devices=40, seed=0)
+    assert [p.dropout for p in found].count(0.1) == 20
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("", "no rows"),
+        ("slowness\n", "no rows"),
+        ("speed\n1\n", "column 'speed'"),
+        ("share\n1\n", "column 'share'"),
+        ("slowness,dropout\n1,0.1\n2\n", "line 3: as many cells"),
+        ("slowness\n1\n2,3\n", "line 3: as many cells"),
+        ("slowness\n1\n-2\n", "line 3: slowness"),
+        ("available\nalways\n", "line 2: available"),
+        ('slowness\n"1\n', "not CSV"),
+        ("name\nbad-\xff\n", "not UTF-8"),
+    ],
+)
+def test_a_csv_that_is_no_trace_says_where(tmp_path: pathlib.Path, text: str, why: str):
+    path = tmp_path / "phones.csv"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(trace.InvalidTrace, match=why):
+        trace.read_trace(path)
