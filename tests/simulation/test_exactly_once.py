@@ -30,6 +30,7 @@ operations = st.builds(
     which=st.integers(0, 40),
     dies=st.sampled_from(MOMENTS),
 )
+histories = st.lists(operations, min_size=60, max_size=140)
 
 
 @contextlib.contextmanager
@@ -74,7 +75,7 @@ def run(
 
 
 @settings(max_examples=100)
-@given(history=st.lists(operations, min_size=60, max_size=140), is_asynchronous=st.booleans())
+@given(history=histories, is_asynchronous=st.booleans())
 def test_whatever_happens_every_receipt_is_in_its_sum_once(
     sqlite_template: pathlib.Path, history: list[Operation], *, is_asynchronous: bool
 ) -> None:
