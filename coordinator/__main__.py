@@ -12,7 +12,9 @@ import typer
 from coordinator import app as composition
 from coordinator.clock import SystemClock
 from coordinator.config import InvalidSettings, Settings, read_settings
+from coordinator.domain.aggregation import Score
 from coordinator.domain.errors import DomainError
+from coordinator.domain.evaluation import Distribution, Metrics
 from coordinator.domain.models import PRODUCTION
 from coordinator.protocol import operations, plans
 from coordinator.protocol.manifest import Name
@@ -321,14 +323,40 @@ def _entry_line(entry: Entry) -> str:
 
 def _version_line(view: VersionView | Entry) -> str:
     parts = [f"version {view.version.number}:"]
-    for name, score in (
-        ("train", view.train),
-        ("federated", view.federated),
-        ("held out", view.held_out),
-    ):
-        if score is not None:
-            parts.append(f"{name} loss {score.loss:.4f} accuracy {score.accuracy:.4f}")
+    if view.train is not None:
+        parts.append(_score_text("train", view.train))
+    if view.federated is not None:
+        parts += _federated_texts(view.federated)
+    if view.held_out is not None:
+        parts.append(_score_text("held out", view.held_out))
     return " ".join(parts)
+
+
+def _federated_texts(metrics: Metrics) -> list[str]:
+    parts = [_score_text("federated", metrics.score)]
+    if metrics.distribution is not None:
+        parts.append(f"({_distribution_text(metrics.distribution)})")
+    if (tuned := metrics.personalized) is not None:
+        parts.append(_score_text("personalized", tuned.score))
+        found = [f"{tuned.devices} of {metrics.devices} devices"]
+        if tuned.distribution is not None:
+            found.append(_distribution_text(tuned.distribution))
+        if tuned.change is not None:
+            found.append(f"change: {_distribution_text(tuned.change)}")
+        parts.append(f"({'; '.join(found)})")
+    return parts
+
+
+def _score_text(name: str, score: Score) -> str:
+    return f"{name} loss {score.loss:.4f} accuracy {score.accuracy:.4f}"
+
+
+def _distribution_text(found: Distribution) -> str:
+    return (
+        f"worst tenth of devices {found.worst_tenth:.4f}, 10 % below {found.p10:.4f}, "
+        f"25 % {found.p25:.4f}, median {found.p50:.4f}, 75 % {found.p75:.4f}, "
+        f"90 % {found.p90:.4f}"
+    )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,13 @@
 """Records as bodies."""
 
+import dataclasses
 import datetime as dt
 from collections.abc import Collection
+from typing import Any
 
 from coordinator.domain import schedules
 from coordinator.domain.aggregation import Score
+from coordinator.domain.evaluation import Distribution, Metrics, Personalized
 from coordinator.domain.events import Recorded
 from coordinator.domain.models import Model, Version
 from coordinator.domain.rounds import Phase
@@ -31,6 +34,9 @@ def assignment(
     manifest = model.manifest
     leased = work.assignment
     train = work.round.kind is Kind.TRAIN
+    asked = plan.training if train else plan.personalization
+    if asked is not None:
+        asked = schedules.training_of_round(asked, work.round.number)
     update = plan.update
     encoding = update.encoding if update.encoding in encodings_known else "f32"
     report_to = paths.update(leased.id) if train else paths.evaluation(leased.id)
@@ -43,10 +49,9 @@ def assignment(
         model=model.id,
         version=work.version.number,
         seed=plan.seed,
-        training=schedules.training_of_round(plan.training, work.round.number)
-        if train
-        else None,
-        signature=plan.training.signature if train else None,
+        training=asked if train else None,
+        personalization=None if train else asked,
+        signature=None if asked is None else asked.signature,
         encoding=encoding,
         topk_share=update.topk_share if encoding == "topk" else None,
         error_feedback=update.error_feedback and encoding != "f32",
@@ -116,8 +121,7 @@ def version_metrics(view: VersionView) -> operations.VersionMetrics:
         round=view.round_number,
         published_at=view.version.published_at,
         train=_score(view.train),
-        federated=_score(view.federated),
-        federated_devices=view.federated_devices,
+        **_federated(view.federated),
         held_out=_score(view.held_out),
     )
 
@@ -150,8 +154,7 @@ def version_state(entry: Entry, model: Model) -> operations.VersionState:
         aggregate_norm=version.aggregate_norm,
         published_at=version.published_at,
         train=_score(entry.train),
-        federated=_score(entry.federated),
-        federated_devices=entry.federated_devices,
+        **_federated(entry.federated),
         held_out=_score(entry.held_out),
         tags=entry.tags,
     )
@@ -183,11 +186,36 @@ def event(recorded: Recorded) -> operations.EventRecord:
 
 
 def _score(score: Score | None) -> operations.Score | None:
-    if score is None:
+    return None if score is None else operations.Score(**dataclasses.asdict(score))
+
+
+def _federated(metrics: Metrics | None) -> dict[str, Any]:
+    """Return the fields of a version that a federated evaluation fills."""
+    if metrics is None:
+        return {"federated": None, "federated_devices": None}
+    return {
+        "federated": _score(metrics.score),
+        "federated_devices": metrics.devices,
+        "federated_distribution": _distribution(metrics.distribution),
+        "personalized": _personalized(metrics.personalized),
+    }
+
+
+def _personalized(found: Personalized | None) -> operations.Personalized | None:
+    if found is None:
         return None
-    return operations.Score(
-        examples=score.examples, loss=score.loss, accuracy=score.accuracy
+    return operations.Personalized(
+        devices=found.devices,
+        score=operations.Score(**dataclasses.asdict(found.score)),
+        distribution=_distribution(found.distribution),
+        change=_distribution(found.change),
     )
+
+
+def _distribution(found: Distribution | None) -> operations.Distribution | None:
+    if found is None:
+        return None
+    return operations.Distribution(**dataclasses.asdict(found))
 
 
 def _manifest(model: Model) -> messages.Download:

@@ -99,11 +99,17 @@ class Assignment(Record):
     training: TrainingPlan | None = Field(
         description="How to train; absent for kind evaluate."
     )
+    personalization: TrainingPlan | None = Field(
+        None,
+        description="For kind evaluate: how to fine-tune a copy of the version, whose "
+        "score is then reported as `personalized` beside the version's own. Absent: "
+        "not asked for.",
+    )
     signature: str | None = Field(
         None,
         description="Signature of the training graph that trains so; its inputs beside "
-        "examples, seed and weights are named as the fields of `training`. Absent for "
-        "kind evaluate.",
+        "examples, seed and weights are named as the fields of `training` and "
+        "`personalization`. Absent without either.",
     )
     encoding: EncodingName = Field(
         "f32",
@@ -156,14 +162,7 @@ class Receipt(Record):
     accepted_at: AwareDatetime
 
 
-class EvaluationReport(Record):
-    """Sums over the device's own test examples."""
-
-    model_config = example(examples=12, loss_sum=3.5, correct=11)
-
-    examples: int = Field(
-        ge=1, le=MAX_EXAMPLES, description="Test examples that were scored."
-    )
+class _Sums(Record):
     loss_sum: float = Field(
         ge=0,
         le=MAX_LOSS * MAX_EXAMPLES,
@@ -171,6 +170,30 @@ class EvaluationReport(Record):
         description="Sum of the examples' cross-entropies.",
     )
     correct: int = Field(ge=0, description="Examples whose likeliest class is right.")
+
+
+class PersonalizedSums(_Sums):
+    """Sums over the same test examples, by the fine-tuned copy of the version."""
+
+
+class EvaluationReport(_Sums):
+    """Sums over the device's own test examples."""
+
+    model_config = example(
+        examples=12,
+        loss_sum=3.5,
+        correct=11,
+        personalized={"loss_sum": 1.5, "correct": 12},
+    )
+
+    examples: int = Field(
+        ge=1, le=MAX_EXAMPLES, description="Test examples that were scored."
+    )
+    personalized: PersonalizedSums | None = Field(
+        None,
+        description="Where the assignment has `personalization`; absent from a device "
+        "that could not fine-tune.",
+    )
 
 
 class EvaluationReceipt(Record):

@@ -104,6 +104,40 @@ class Score(Record):
     accuracy: float = Field(ge=0, le=1, description="Share of right answers.")
 
 
+class Distribution(Record):
+    """A figure of one device, over the devices of an evaluation.
+
+    Quantiles are interpolated linearly between devices.
+    """
+
+    p10: float = Field(description="10 % of the devices are below it.")
+    p25: float = Field(description="25 % are.")
+    p50: float = Field(description="Median.")
+    p75: float = Field(description="75 % are below it.")
+    p90: float = Field(description="90 % are.")
+    worst_tenth: float = Field(
+        description="Mean of the lowest tenth of the devices, rounded up."
+    )
+
+
+class Personalized(Record):
+    """How good a version is once each device has fine-tuned a copy of it.
+
+    On the examples of `federated`. A device that did not fine-tune counts with the
+    version as it is, which it would run.
+    """
+
+    devices: int = Field(description="Devices that fine-tuned.")
+    score: Score
+    distribution: Distribution | None = Field(
+        description="Accuracy of one device; absent where under 10 fine-tuned."
+    )
+    change: Distribution | None = Field(
+        description="What fine-tuning adds to the accuracy of one device, below 0 "
+        "where it harms; absent where under 10 fine-tuned."
+    )
+
+
 class HeldOutReport(Record):
     """An operator's own measurement of a version on central held-out examples."""
 
@@ -128,6 +162,12 @@ class VersionMetrics(Record):
         description="On the devices' own test examples, summed over devices."
     )
     federated_devices: int | None = Field(description="Devices behind that figure.")
+    federated_distribution: Distribution | None = Field(
+        None, description="Accuracy of one device; absent for under 10 devices."
+    )
+    personalized: Personalized | None = Field(
+        None, description="After fine-tuning, where the plan asks for that."
+    )
     held_out: Score | None = Field(description="As the operator measured it centrally.")
 
 
@@ -176,6 +216,12 @@ class VersionState(Record):
         description="On the devices' own test examples, summed over devices."
     )
     federated_devices: int | None = Field(description="Devices behind that figure.")
+    federated_distribution: Distribution | None = Field(
+        None, description="Accuracy of one device; absent for under 10 devices."
+    )
+    personalized: Personalized | None = Field(
+        None, description="After fine-tuning, where the plan asks for that."
+    )
     held_out: Score | None = Field(description="As the operator measured it centrally.")
     tags: tuple[Name, ...] = Field(description="Names that point to it now.")
 

@@ -108,3 +108,11 @@ class EvaluationPlan(_Collection):
         allow_inf_nan=False,
         description="Seconds after its opening at which an evaluation ends.",
     )
+    personalize_epochs: int = Field(
+        0,
+        ge=0,
+        le=20,
+        description="Personalized evaluation: each device also fine-tunes a copy, as "
+        "`training` says, for so many epochs on its own training examples, and scores "
+        "that on the same test examples; 0: it scores the version alone.",
+    )

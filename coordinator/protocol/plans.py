@@ -69,6 +69,15 @@ class Plan(Record):
     gate: GatePlan | None = None
     reference: Reference | None = None
 
+    @property
+    def personalization(self) -> TrainingPlan | None:
+        """How a device fine-tunes for its second score; none: it is not asked to."""
+        if self.evaluation is None or self.evaluation.personalize_epochs == 0:
+            return None
+        return self.training.model_copy(
+            update={"epochs": self.evaluation.personalize_epochs}
+        )
+
     @pydantic.model_validator(mode="after")
     def _enough_updates_for_the_rule(self) -> Self:
         self.aggregation.insist_enough(self.round)

@@ -1,14 +1,14 @@
 """Assignments, and the results that came with them."""
 
 import datetime as dt
-import math
 from typing import Final
 
 import sqlalchemy as sa
 
-from coordinator.domain.aggregation import AcceptedUpdate, Score
+from coordinator.domain.aggregation import AcceptedUpdate
 from coordinator.domain.assignments import Assignment, Counts, State
 from coordinator.domain.errors import AssignmentUnknown
+from coordinator.domain.evaluation import Evaluation, Sums
 from coordinator.domain.rounds import Phase
 from coordinator.protocol.vocabulary import FailureReason
 from coordinator.store.engine import Transaction
@@ -196,51 +196,37 @@ def updates_of_round(tx: Transaction, round_id: int) -> list[AcceptedUpdate]:
 
 
 def insert_evaluation(
-    tx: Transaction,
-    assignment: Assignment,
-    *,
-    examples: int,
-    loss_sum: float,
-    correct: int,
-    now: dt.datetime,
+    tx: Transaction, assignment: Assignment, evaluation: Evaluation, *, now: dt.datetime
 ) -> None:
     """Accept an evaluation."""
+    personalized = evaluation.personalized
     tx.connection.execute(
         evaluations.insert().values(
             assignment_id=assignment.id,
             round_id=assignment.round_id,
-            examples=examples,
-            loss_sum=loss_sum,
-            correct=correct,
+            examples=evaluation.examples,
+            loss_sum=evaluation.sums.loss_sum,
+            correct=evaluation.sums.correct,
+            personalized_loss_sum=(
+                None if personalized is None else personalized.loss_sum
+            ),
+            personalized_correct=None if personalized is None else personalized.correct,
             accepted_at=now,
         )
     )
 
 
-def evaluation_of(tx: Transaction, assignment_id: str) -> tuple[int, float, int] | None:
-    """Return examples, loss sum and right answers of an assignment, or none."""
-    query = sa.select(
-        evaluations.c.examples, evaluations.c.loss_sum, evaluations.c.correct
-    ).where(evaluations.c.assignment_id == assignment_id)
+def evaluation_of(tx: Transaction, assignment_id: str) -> Evaluation | None:
+    """Return the evaluation that was accepted for an assignment, or none."""
+    query = sa.select(evaluations).where(evaluations.c.assignment_id == assignment_id)
     row = tx.connection.execute(query).one_or_none()
-    return None if row is None else (row.examples, row.loss_sum, row.correct)
+    return None if row is None else _evaluation(row)
 
 
-def evaluation_score(tx: Transaction, round_id: int) -> Score | None:
-    """Return the score over all evaluations of a round; none if there are none."""
-    query = sa.select(
-        evaluations.c.examples, evaluations.c.loss_sum, evaluations.c.correct
-    ).where(evaluations.c.round_id == round_id)
-    rows = tx.connection.execute(query).all()
-    examples = sum(row.examples for row in rows)
-    if examples == 0:
-        return None
-    return Score(
-        examples=examples,
-        # fsum: exactly rounded, so the order of arrival does not show.
-        loss=math.fsum(row.loss_sum for row in rows) / examples,
-        accuracy=sum(row.correct for row in rows) / examples,
-    )
+def evaluations_of_round(tx: Transaction, round_id: int) -> list[Evaluation]:
+    """Return the accepted evaluations of a round, in no order."""
+    query = sa.select(evaluations).where(evaluations.c.round_id == round_id)
+    return [_evaluation(row) for row in tx.connection.execute(query)]
 
 
 def from_row(row: Row) -> Assignment:
@@ -269,4 +255,17 @@ def _update(row: Row) -> AcceptedUpdate:
         train_loss=row.train_loss,
         train_accuracy=row.train_accuracy,
         staleness=row.staleness or 0,
+    )
+
+
+def _evaluation(row: Row) -> Evaluation:
+    personalized = None
+    if row.personalized_correct is not None:
+        personalized = Sums(
+            loss_sum=row.personalized_loss_sum, correct=row.personalized_correct
+        )
+    return Evaluation(
+        examples=row.examples,
+        sums=Sums(loss_sum=row.loss_sum, correct=row.correct),
+        personalized=personalized,
     )

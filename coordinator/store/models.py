@@ -1,5 +1,6 @@
 """Models, versions and what is known of how good they are."""
 
+import dataclasses
 import datetime as dt
 import functools
 from typing import Any, Final, TypeAlias
@@ -8,13 +9,14 @@ import sqlalchemy as sa
 
 from coordinator.domain.aggregation import Score
 from coordinator.domain.errors import ModelUnknown, VersionUnknown
+from coordinator.domain.evaluation import Distribution, Metrics, Personalized
 from coordinator.domain.models import Model, Version
 from coordinator.protocol.manifest import Manifest
 from coordinator.store.engine import Transaction
 from coordinator.store.tables import Row, models, scores, versions
 
-#: score and number of devices by version and source
-Scores: TypeAlias = dict[tuple[int, str], tuple[Score, int | None]]
+#: by version and source
+Scores: TypeAlias = dict[tuple[int, str], Metrics]
 _GET: Final = sa.select(models.c.manifest, models.c.manifest_sha256).where(
     models.c.id == sa.bindparam("id")
 )
@@ -116,9 +118,7 @@ def put_score(
     tx: Transaction,
     version: Version,
     source: str,
-    score: Score,
-    *,
-    devices: int | None = None,
+    metrics: Metrics,
 ) -> None:
     """Set what a source says of a version, in place of what it said before."""
     key = {"model": version.model, "version": version.number, "source": source}
@@ -126,12 +126,20 @@ def put_score(
     tx.connection.execute(
         scores.insert().values(
             **key,
-            examples=score.examples,
-            loss=score.loss,
-            accuracy=score.accuracy,
-            devices=devices,
+            examples=metrics.score.examples,
+            loss=metrics.score.loss,
+            accuracy=metrics.score.accuracy,
+            devices=metrics.devices,
+            distribution=_json(metrics.distribution),
+            personalized=_json(metrics.personalized),
         )
     )
+
+
+def score_of(scores_: Scores, number: int, source: str) -> Score | None:
+    """Return what a source says of a version, or none."""
+    found = scores_.get((number, source))
+    return None if found is None else found.score
 
 
 def scores_of_task(tx: Transaction, task: str) -> Scores:
@@ -160,12 +168,33 @@ def scores_between(tx: Transaction, model: str, first: int, last: int) -> Scores
 
 def _scores(tx: Transaction, query: sa.Select[tuple[Any, ...]]) -> Scores:
     return {
-        (row.version, row.source): (
-            Score(examples=row.examples, loss=row.loss, accuracy=row.accuracy),
-            row.devices,
+        (row.version, row.source): Metrics(
+            score=Score(examples=row.examples, loss=row.loss, accuracy=row.accuracy),
+            devices=row.devices,
+            distribution=_distribution(row.distribution),
+            personalized=_personalized(row.personalized),
         )
         for row in tx.connection.execute(query)
     }
+
+
+def _json(part: Distribution | Personalized | None) -> dict[str, Any] | None:
+    return None if part is None else dataclasses.asdict(part)
+
+
+def _distribution(content: dict[str, float] | None) -> Distribution | None:
+    return None if content is None else Distribution(**content)
+
+
+def _personalized(content: dict[str, Any] | None) -> Personalized | None:
+    if content is None:
+        return None
+    return Personalized(
+        devices=content["devices"],
+        score=Score(**content["score"]),
+        distribution=_distribution(content["distribution"]),
+        change=_distribution(content["change"]),
+    )
 
 
 @functools.lru_cache(maxsize=64)

@@ -245,6 +245,8 @@ evaluations = sa.Table(
     sa.Column("examples", _count(), nullable=False),
     sa.Column("loss_sum", sa.Double, nullable=False),
     sa.Column("correct", _count(), nullable=False),
+    sa.Column("personalized_loss_sum", sa.Double),  # none: it did not fine-tune
+    sa.Column("personalized_correct", _count()),
     sa.Column("accepted_at", Utc, nullable=False),
     sa.Index("ix_evaluations_round_id", "round_id"),
 )
@@ -259,6 +261,8 @@ scores = sa.Table(
     sa.Column("loss", sa.Double, nullable=False),
     sa.Column("accuracy", sa.Double, nullable=False),
     sa.Column("devices", sa.Integer),
+    sa.Column("distribution", sa.JSON(none_as_null=True)),  # over devices
+    sa.Column("personalized", sa.JSON(none_as_null=True)),  # after fine-tuning
     sa.ForeignKeyConstraint(
         ["model", "version"], ["versions.model", "versions.number"]
     ),

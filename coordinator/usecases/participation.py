@@ -23,11 +23,12 @@ from coordinator.domain.errors import (
     RoundClosed,
     WrongKind,
 )
+from coordinator.domain.evaluation import Evaluation, Sums
 from coordinator.domain.events import Happening
 from coordinator.domain.rounds import Event, Round, due_event
 from coordinator.protocol import codings, digests, encodings
 from coordinator.protocol.manifest import Manifest
-from coordinator.protocol.messages import EvaluationReport
+from coordinator.protocol.messages import EvaluationReport, PersonalizedSums
 from coordinator.protocol.vocabulary import FailureReason, Kind
 from coordinator.store import assignments, events, models, rounds, tasks
 from coordinator.store.blobs import BlobStore
@@ -231,16 +232,13 @@ def submit_evaluation(
     """Accept an evaluation once. Returns when it was accepted.
 
     Raises:
-        InvalidEvaluation: More answers are right than there are examples.
+        InvalidEvaluation: More answers are right than there are examples, or there are
+            sums after fine-tuning that were not asked for.
         AlreadyReported: Other sums were accepted before.
         AssignmentUnknown, ForeignAssignment, WrongKind, LeaseLapsed, AssignmentEnded,
         RoundClosed: As their names say.
     """
-    if report.correct > report.examples:
-        raise InvalidEvaluation(
-            f"correct must be at most examples {report.examples}, got {report.correct}"
-        )
-    sums = (report.examples, report.loss_sum, report.correct)
+    evaluation = _evaluation(report)
 
     def body(tx: Transaction) -> dt.datetime:
         assignment, round_ = _own(
@@ -248,24 +246,39 @@ def submit_evaluation(
         )
         known = assignments.evaluation_of(tx, assignment_id)
         if known is not None:
-            if known != sums or assignment.ended_at is None:
+            if known != evaluation or assignment.ended_at is None:
                 raise AlreadyReported(assignment_id)
             return assignment.ended_at
         _insist_open(assignment, round_, now)
+        plan = tasks.get(tx, round_.task).plan
+        if evaluation.personalized is not None and plan.personalization is None:
+            raise InvalidEvaluation("the assignment asks for no personalized sums")
         assignments.end(tx, assignment.ended(State.ACCEPTED, now=now))
-        assignments.insert_evaluation(
-            tx,
-            assignment,
-            examples=report.examples,
-            loss_sum=report.loss_sum,
-            correct=report.correct,
-            now=now,
-        )
+        assignments.insert_evaluation(tx, assignment, evaluation, now=now)
         _note_result(tx, round_, assignment, now, examples=report.examples)
         _close_at_goal(tx, round_, now)
         return now
 
     return store.run("submit_evaluation", body)
+
+
+def _evaluation(report: EvaluationReport) -> Evaluation:
+    """Return the sums of a report, or refuse those that contradict each other."""
+    personalized = report.personalized
+    for name, sums in (("correct", report), ("personalized.correct", personalized)):
+        if sums is not None and sums.correct > report.examples:
+            raise InvalidEvaluation(
+                f"{name} must be at most examples {report.examples}, got {sums.correct}"
+            )
+    return Evaluation(
+        examples=report.examples,
+        sums=_sums(report),
+        personalized=None if personalized is None else _sums(personalized),
+    )
+
+
+def _sums(reported: EvaluationReport | PersonalizedSums) -> Sums:
+    return Sums(loss_sum=reported.loss_sum, correct=reported.correct)
 
 
 def report_failure(

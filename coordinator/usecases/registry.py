@@ -8,6 +8,7 @@ import dataclasses
 import datetime as dt
 
 from coordinator.domain.aggregation import Score
+from coordinator.domain.evaluation import Metrics
 from coordinator.domain.events import Happening
 from coordinator.domain.models import Model, Origin, Tag, Version
 from coordinator.store import events, models, registry
@@ -21,8 +22,7 @@ class Entry:
     version: Version
     origin: Origin
     train: Score | None
-    federated: Score | None
-    federated_devices: int | None
+    federated: Metrics | None
     held_out: Score | None
     tags: tuple[str, ...]
 
@@ -135,14 +135,11 @@ def _tagged(tx: Transaction, model: Model, tag: Tag) -> Tagged:
 def _entry(
     version: Version, origin: Origin, scores: models.Scores, names: list[Tag]
 ) -> Entry:
-    nothing: tuple[Score | None, int | None] = (None, None)
-    federated, devices = scores.get((version.number, "federated"), nothing)
     return Entry(
         version=version,
         origin=origin,
-        train=scores.get((version.number, "train"), nothing)[0],
-        federated=federated,
-        federated_devices=devices,
-        held_out=scores.get((version.number, "held_out"), nothing)[0],
+        train=models.score_of(scores, version.number, "train"),
+        federated=scores.get((version.number, "federated")),
+        held_out=models.score_of(scores, version.number, "held_out"),
         tags=tuple(tag.name for tag in names if tag.version == version.number),
     )

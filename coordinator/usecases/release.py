@@ -14,6 +14,7 @@ from coordinator.domain.aggregation import (
     fold_weight,
     train_score,
 )
+from coordinator.domain.evaluation import Metrics, summarize
 from coordinator.domain.events import Happening
 from coordinator.domain.models import Version
 from coordinator.domain.optimizers import ServerOptimizer
@@ -168,7 +169,8 @@ def _release_version(
         models.insert_version(tx, version)
         score = train_score(claim.updates)
         if score is not None:
-            models.put_score(tx, version, "train", score, devices=len(claim.updates))
+            metrics = Metrics(score=score, devices=len(claim.updates))
+            models.put_score(tx, version, "train", metrics)
         task = tasks.get(tx, claim.task.id).after_commit(version.number)
         tasks.replace(tx, task)
         events.append_of(
@@ -186,11 +188,10 @@ def _release_version(
 
 def _release_evaluation(store: Store, claim: Claim, *, now: dt.datetime) -> None:
     def body(tx: Transaction) -> None:
-        score = assignments.evaluation_score(tx, claim.round.id)
-        if score is None:
+        metrics = summarize(assignments.evaluations_of_round(tx, claim.round.id))
+        if metrics is None:
             raise AssertionError(f"round {claim.round.id} closed without evaluations")
-        accepted = assignments.counts(tx, claim.round.id, now).accepted
-        models.put_score(tx, claim.base, "federated", score, devices=accepted)
+        models.put_score(tx, claim.base, "federated", metrics)
         _commit_round(tx, claim, result_version=None, now=now)
         events.append_of(
             tx,
@@ -199,9 +200,9 @@ def _release_evaluation(store: Store, claim: Claim, *, now: dt.datetime) -> None
             now=now,
             version=claim.base.number,
             source="federated",
-            accuracy=score.accuracy,
-            loss=score.loss,
-            devices=accepted,
+            accuracy=metrics.score.accuracy,
+            loss=metrics.score.loss,
+            devices=metrics.devices,
         )
         task = tasks.get(tx, claim.task.id)
         go_back_if_worse(tx, task, claim.base.number, "federated", now=now)

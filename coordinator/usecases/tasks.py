@@ -7,6 +7,7 @@ from coordinator.domain import tasks as task_policy
 from coordinator.domain.aggregation import AcceptedUpdate, Score, train_score
 from coordinator.domain.assignments import Counts
 from coordinator.domain.errors import TaskEnded, TaskExists, VersionUnknown
+from coordinator.domain.evaluation import Metrics, pooled
 from coordinator.domain.events import Happening, Recorded
 from coordinator.domain.initialization import draw_weights
 from coordinator.domain.models import Version
@@ -50,8 +51,7 @@ class VersionView:
     version: Version
     round_number: int | None
     train: Score | None
-    federated: Score | None
-    federated_devices: int | None
+    federated: Metrics | None
     held_out: Score | None
 
 
@@ -223,7 +223,7 @@ def record_held_out(
     def body(tx: Transaction) -> VersionView:
         task = tasks.get(tx, task_id)
         version = _own_version(tx, task, number)
-        models.put_score(tx, version, "held_out", score)
+        models.put_score(tx, version, "held_out", Metrics(score=score))
         events.append(
             tx,
             Happening.VERSION_SCORED,
@@ -279,7 +279,7 @@ def _round_view(tx: Transaction, round_: Round, now: dt.datetime) -> RoundView:
         updates = assignments.updates_of_round(tx, round_.id)
         score = train_score(updates)
     else:
-        score = assignments.evaluation_score(tx, round_.id)
+        score = pooled(assignments.evaluations_of_round(tx, round_.id))
     stale = [u.staleness for u in updates if round_.policy.is_asynchronous]
     return RoundView(
         round=round_,
@@ -294,20 +294,15 @@ def _round_view(tx: Transaction, round_: Round, now: dt.datetime) -> RoundView:
 def _version_views(tx: Transaction, task_id: str) -> list[VersionView]:
     scores = models.scores_of_task(tx, task_id)
     numbers = {r.id: r.number for r in rounds.of_task(tx, task_id)}
-    nothing: tuple[Score | None, int | None] = (None, None)
-    views: list[VersionView] = []
-    for version in models.versions_of_task(tx, task_id):
-        federated, devices = scores.get((version.number, "federated"), nothing)
-        views.append(
-            VersionView(
-                version=version,
-                round_number=(
-                    None if version.round_id is None else numbers[version.round_id]
-                ),
-                train=scores.get((version.number, "train"), nothing)[0],
-                federated=federated,
-                federated_devices=devices,
-                held_out=scores.get((version.number, "held_out"), nothing)[0],
-            )
+    return [
+        VersionView(
+            version=version,
+            round_number=(
+                None if version.round_id is None else numbers[version.round_id]
+            ),
+            train=models.score_of(scores, version.number, "train"),
+            federated=scores.get((version.number, "federated")),
+            held_out=models.score_of(scores, version.number, "held_out"),
         )
-    return views
+        for version in models.versions_of_task(tx, task_id)
+    ]

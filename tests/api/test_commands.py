@@ -12,7 +12,9 @@ from coordinator import __main__ as commands
 from coordinator import app as composition
 from coordinator.config import Settings
 from coordinator.domain.aggregation import Score
-from coordinator.store.engine import Store
+from coordinator.domain.evaluation import Evaluation, Sums, summarize
+from coordinator.store import models as stored_models
+from coordinator.store.engine import Store, Transaction
 from coordinator.usecases import devices, tasks
 from tests.support.clock import ManualClock
 from tests.support.models import tiny_manifest, write_tiny_model
@@ -176,6 +178,46 @@ def test_figures_are_shown(store: Store, plan_file: str) -> None:
     shown = must("tasks", "show", "first")
 
     assert "version 0: held out loss 0.5000 accuracy 0.8750\n" in shown
+
+
+@pytest.mark.parametrize("tuned", [9, 10])
+def test_distributions_over_devices_are_shown(
+    store: Store, plan_file: str, tuned: int
+) -> None:
+    must("tasks", "create", "first", "--plan", plan_file)
+    metrics = summarize(
+        [
+            Evaluation(
+                examples=10,
+                sums=Sums(loss_sum=5.0, correct=right),
+                personalized=Sums(loss_sum=2.5, correct=10) if right < tuned else None,
+            )
+            for right in range(11)
+        ]
+    )
+    assert metrics is not None
+
+    def score(tx: Transaction) -> None:
+        version = stored_models.get_version(tx, "tiny", 0)
+        stored_models.put_score(tx, version, "federated", metrics)
+
+    store.run("score", score)
+
+    plain = (
+        "version 0: federated loss 0.5000 accuracy 0.5000 (worst tenth of devices "
+        "0.0500, 10 % below 0.1000, 25 % 0.2500, median 0.5000, 75 % 0.7500, "
+        "90 % 0.9000) personalized loss "
+    )
+    for shown in (must("tasks", "show", "first"), must("models", "versions", "tiny")):
+        assert plain in shown
+        if tuned == 10:
+            assert (
+                "0.2727 accuracy 1.0000 (10 of 11 devices; worst tenth of devices "
+                "1.0000, 10 % below 1.0000, 25 % 1.0000, median 1.0000, 75 % 1.0000, "
+                "90 % 1.0000; change: worst tenth of devices 0.0500, 10 % below 0.1000"
+            ) in shown
+        else:
+            assert "0.2955 accuracy 0.9909 (9 of 11 devices)" in shown
 
 
 def test_a_task_that_cannot_be_is_an_error(

@@ -296,9 +296,13 @@ async def test_a_device_token_is_needed_to_check_in(api: Api) -> None:
     assert api.federation.state() == before
 
 
-async def evaluation(api: Api, caller: Caller) -> dict[str, Any]:
+async def evaluation(
+    api: Api, caller: Caller, *, personalize_epochs: int = 0
+) -> dict[str, Any]:
     """Lease the evaluation of the only version to a device."""
-    settings = plan(goal=1, rounds=1, evaluation=EvaluationPlan(every=1, goal=3))
+    asked = EvaluationPlan(every=1, goal=3, personalize_epochs=personalize_epochs)
+    training = TrainingPlan(learning_rate=0.4, warmup_rounds=4)
+    settings = plan(goal=1, rounds=1, evaluation=asked, training=training)
     api.federation.start(settings=settings)
     api.federation.take_part()
     api.federation.release(api.federation.must_claim())
@@ -312,6 +316,7 @@ async def test_an_evaluation_is_accepted_once(api: Api) -> None:
     caller = api.enrol()
     assignment = await evaluation(api, caller)
     assert (assignment["kind"], assignment["training"]) == ("evaluate", None)
+    assert (assignment["personalization"], assignment["signature"]) == (None, None)
     assert assignment["report_to"] == paths.evaluation(assignment["id"])
 
     receipts = [
@@ -331,9 +336,32 @@ async def test_an_evaluation_is_accepted_once(api: Api) -> None:
     assert api.federation.state() == before
 
 
+async def test_a_device_is_told_how_to_fine_tune_and_reports_both_scores(
+    api: Api,
+) -> None:
+    caller = api.enrol()
+    assignment = await evaluation(api, caller, personalize_epochs=4)
+    asked = TrainingPlan(learning_rate=0.1, epochs=4)  # the rate that its round had
+
+    assert assignment["training"] is None
+    assert assignment["personalization"] == asked.model_dump()
+    assert assignment["signature"] == asked.signature
+    response = await api.client.post(
+        assignment["report_to"],
+        headers=caller.headers,
+        json=SUMS | {"personalized": {"loss_sum": 1.0, "correct": 10}},
+    )
+    assert response.status_code == 200
+
+
 @pytest.mark.parametrize(
     ("change", "kind"),
     [
+        (
+            {"personalized": {"loss_sum": 1.0, "correct": 5}},  # nobody asked
+            problems.INVALID_EVALUATION,
+        ),
+        ({"personalized": {"loss_sum": 1.0}}, problems.INVALID_REQUEST),
         ({"correct": 11}, problems.INVALID_EVALUATION),
         ({"correct": -1}, problems.INVALID_REQUEST),
         ({"examples": 0, "correct": 0}, problems.INVALID_REQUEST),

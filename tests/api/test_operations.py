@@ -170,6 +170,40 @@ async def test_rounds_and_metrics_are_listed(api: Api) -> None:
     assert second["federated_devices"] == 1
 
 
+async def test_metrics_are_distributed_over_devices(api: Api) -> None:
+    evaluation = EvaluationPlan(every=1, goal=11, personalize_epochs=1)
+    api.federation.start(settings=plan(goal=1, rounds=1, evaluation=evaluation))
+    api.federation.take_part()
+    api.federation.release(api.federation.must_claim())
+    for right in range(11):
+        api.federation.evaluate(
+            api.federation.lease(), correct=right, personalized=(2.5, 10)
+        )
+    api.federation.release(api.federation.must_claim())
+
+    metrics = await api.client.get(paths.metrics("task"), headers=api.operator)
+    versions = await api.client.get(paths.versions("tiny"), headers=api.operator)
+
+    first, second = metrics.json()["versions"]
+    assert (first["federated_distribution"], first["personalized"]) == (None, None)
+    assert second["federated"]["accuracy"] == 0.5
+    assert second["federated_distribution"] == pytest.approx(
+        {"p10": 0.1, "p25": 0.25, "p50": 0.5, "p75": 0.75, "p90": 0.9}
+        | {"worst_tenth": 0.05}
+    )
+    personalized = second["personalized"]
+    assert personalized["devices"] == 11
+    assert personalized["score"] == {"examples": 110, "loss": 0.25, "accuracy": 1.0}
+    assert set(personalized["distribution"].values()) == {1.0}
+    assert personalized["change"] == pytest.approx(
+        {"p10": 0.1, "p25": 0.25, "p50": 0.5, "p75": 0.75, "p90": 0.9}
+        | {"worst_tenth": 0.05}
+    )
+    listed = versions.json()["versions"][0]
+    for name in ("federated", "federated_distribution", "personalized"):
+        assert listed[name] == second[name]
+
+
 async def test_a_held_out_figure_is_recorded(api: Api) -> None:
     api.federation.start()
     path = paths.metrics("task")

@@ -55,6 +55,27 @@ BOUNDS: list[tuple[type[Record], dict[str, Any], str, list[Any], list[Any]]] = [
     ),
     (messages.EvaluationReport, EVALUATION, "correct", [0, 9], [-1, 0.5, None]),
     (
+        messages.EvaluationReport,
+        EVALUATION,
+        "personalized",
+        [
+            None,
+            {"loss_sum": 0, "correct": 0},
+            {"loss_sum": MAX_LOSS * MAX_EXAMPLES, "correct": 9},
+        ],
+        [
+            {},
+            {"loss_sum": 1.0},
+            {"correct": 1},
+            {"loss_sum": math.nan, "correct": 1},
+            {"loss_sum": -0.1, "correct": 1},
+            {"loss_sum": 1.0, "correct": -1},
+            {"loss_sum": 1.0, "correct": 0.5},
+            {"loss_sum": 1.0, "correct": 1, "examples": 9},
+            {"loss_sum": 1.0, "correct": 1, "weights": [0.5]},
+        ],
+    ),
+    (
         messages.FailureReport,
         {"reason": "interrupted"},
         "reason",

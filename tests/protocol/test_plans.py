@@ -69,6 +69,7 @@ BOUNDS: dict[str, tuple[float, float, float | None, float | None]] = {
     "evaluation.minimum": (1, 0, 50, 51),
     "evaluation.lease_s": (TINY, 0, 86_400, 86_400.1),
     "evaluation.deadline_s": (TINY, 0, 604_800, 604_800.1),
+    "evaluation.personalize_epochs": (0, -1, 20, 21),
     "gate.window": (1, 0, 100, 101),
     "gate.max_loss_rise": (TINY, 0, 1000, 1000.1),
     "gate.max_norm_ratio": (1 + 2**-52, 1, 1e6, 1_000_000.1),
@@ -427,3 +428,12 @@ def test_an_asynchronous_plan_takes_no_over_selection():
 def test_a_plan_without_the_table_is_synchronous():
     assert parse("").asynchronous is None
     assert parse("[asynchronous]").asynchronous is not None
+
+
+def test_fine_tuning_is_training_for_epochs_of_its_own() -> None:
+    text = "[training]\nepochs = 3\nlearning_rate = 0.5\nmax_shift = 1\n"
+    plan = parse(text + "[evaluation]\npersonalize_epochs = 2")
+
+    assert plan.personalization == plan.training.model_copy(update={"epochs": 2})
+    assert parse(text).personalization is None
+    assert parse(text + "[evaluation]\nevery = 1").personalization is None

@@ -14,7 +14,7 @@ from coordinator.domain.rounds import Phase, Round
 from coordinator.domain.tasks import Task
 from coordinator.protocol import digests, encodings
 from coordinator.protocol.manifest import Vector
-from coordinator.protocol.messages import EvaluationReport
+from coordinator.protocol.messages import EvaluationReport, PersonalizedSums
 from coordinator.protocol.plan_rounds import AsynchronousPlan, EvaluationPlan, RoundPlan
 from coordinator.protocol.plan_server import GatePlan, ServerPlan
 from coordinator.protocol.plan_training import TrainingPlan
@@ -196,11 +196,26 @@ class Federation:
         return work
 
     def evaluate(
-        self, work: Work, *, examples: int = 10, loss_sum: float = 5.0, correct: int = 5
+        self,
+        work: Work,
+        *,
+        examples: int = 10,
+        loss_sum: float = 5.0,
+        correct: int = 5,
+        personalized: tuple[float, int] | None = None,
     ) -> None:
+        """Post an evaluation; ``personalized`` are loss sum and right answers."""
+        tuned = None
+        if personalized is not None:
+            tuned = PersonalizedSums(loss_sum=personalized[0], correct=personalized[1])
         participation.submit_evaluation(
             self.store,
-            EvaluationReport(examples=examples, loss_sum=loss_sum, correct=correct),
+            EvaluationReport(
+                examples=examples,
+                loss_sum=loss_sum,
+                correct=correct,
+                personalized=tuned,
+            ),
             device_id=work.assignment.device_id,
             assignment_id=work.assignment.id,
             now=self.clock.now(),

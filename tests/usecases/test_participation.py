@@ -31,9 +31,9 @@ BODY = update_body([0.5] * 10, examples=3)
 OTHER_BODY = update_body([0.25] * 10, examples=3)
 
 
-def evaluation_work(federation: Federation) -> Work:
+def evaluation_work(federation: Federation, *, personalize_epochs: int = 0) -> Work:
     """A device's assignment to evaluate version 1."""
-    evaluation = EvaluationPlan(every=1, goal=2)
+    evaluation = EvaluationPlan(every=1, goal=2, personalize_epochs=personalize_epochs)
     federation.start(settings=plan(goal=1, rounds=1, evaluation=evaluation))
     federation.take_part()
     federation.release(federation.must_claim())
@@ -344,6 +344,49 @@ def test_more_right_answers_than_examples_are_refused(federation: Federation) ->
 
     with pytest.raises(InvalidEvaluation, match=r"at most examples 10, got 11"):
         federation.evaluate(work, examples=10, correct=11)
+
+    assert federation.state() == before
+
+
+def test_personalized_sums_are_accepted_once(federation: Federation) -> None:
+    work = evaluation_work(federation, personalize_epochs=1)
+
+    federation.evaluate(work, personalized=(1.5, 9))
+    before = federation.state()
+    federation.evaluate(work, personalized=(1.5, 9))
+    for other in ((1.5, 8), (1.25, 9), None):
+        with pytest.raises(AlreadyReported):
+            federation.evaluate(work, personalized=other)
+
+    assert federation.state() == before
+    assert federation.counts(work.round.id) == (0, 1, 0, 0)
+
+
+def test_a_device_that_cannot_fine_tune_sends_the_plain_sums(
+    federation: Federation,
+) -> None:
+    work = evaluation_work(federation, personalize_epochs=1)
+
+    federation.evaluate(work)
+
+    assert federation.counts(work.round.id) == (0, 1, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "correct", "message"),
+    [
+        (0, 5, "asks for no personalized sums"),
+        (1, 11, r"personalized\.correct must be at most examples 10, got 11"),
+    ],
+)
+def test_personalized_sums_unasked_or_impossible_are_refused(
+    federation: Federation, epochs: int, correct: int, message: str
+) -> None:
+    work = evaluation_work(federation, personalize_epochs=epochs)
+    before = federation.state()
+
+    with pytest.raises(InvalidEvaluation, match=message):
+        federation.evaluate(work, personalized=(1.0, correct))
 
     assert federation.state() == before
 

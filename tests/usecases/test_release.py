@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from coordinator.domain.aggregation import Score
+from coordinator.domain.evaluation import distribution
 from coordinator.domain.rounds import Phase
 from coordinator.domain.tasks import Status
 from coordinator.protocol import encodings
@@ -11,7 +13,7 @@ from coordinator.protocol.plan_server import ServerPlan
 from coordinator.protocol.plans import UpdatePlan
 from coordinator.protocol.vocabulary import Kind
 from coordinator.store.engine import StaleWrite
-from coordinator.usecases import models, tasks
+from coordinator.usecases import models, registry, tasks
 from tests.support.federation import Federation, plan
 from tests.support.models import update_body
 
@@ -232,11 +234,49 @@ def test_an_evaluation_is_summed_over_devices(federation: Federation) -> None:
     assert federation.phases() == [Phase.COMMITTED] * 2
     view = tasks.list_metrics(federation.store, task_id="task")[1]
     assert view.federated is not None
-    assert view.federated.examples == 40
-    assert view.federated.loss == pytest.approx(0.75, abs=1e-12)
-    assert view.federated.accuracy == pytest.approx(0.8, abs=1e-12)
-    assert view.federated_devices == 2
+    assert view.federated.score.examples == 40
+    assert view.federated.score.loss == pytest.approx(0.75, abs=1e-12)
+    assert view.federated.score.accuracy == pytest.approx(0.8, abs=1e-12)
+    assert view.federated.devices == 2
+    assert (view.federated.distribution, view.federated.personalized) == (None, None)
     assert federation.happenings()[-2:] == ["round_committed", "version_scored"]
+
+
+@pytest.mark.parametrize("devices", [9, 10])
+def test_an_evaluation_says_how_accuracy_is_distributed(
+    federation: Federation, devices: int
+) -> None:
+    evaluation = EvaluationPlan(every=1, goal=devices, personalize_epochs=2)
+    federation.start(settings=plan(goal=1, rounds=1, evaluation=evaluation))
+    federation.take_part()
+    federation.release(federation.must_claim())
+    for right in range(devices):
+        federation.evaluate(
+            federation.lease(), correct=right, personalized=(2.5, right + 1)
+        )
+
+    federation.release(federation.must_claim())
+
+    (_, view) = tasks.list_metrics(federation.store, task_id="task")
+    (entry, _) = registry.list_versions(federation.store, model="tiny", limit=5)
+    assert view.federated == entry.federated
+    assert view.federated is not None
+    personalized = view.federated.personalized
+    assert personalized is not None
+    assert personalized.devices == devices
+    assert personalized.score == Score(
+        examples=10 * devices, loss=0.25, accuracy=(devices + 1) / 20
+    )
+    if devices < 10:
+        assert view.federated.distribution is None
+        assert (personalized.distribution, personalized.change) == (None, None)
+        return
+    accuracies = [right / 10 for right in range(10)]
+    assert view.federated.distribution == distribution(accuracies)
+    assert personalized.distribution == distribution(
+        [(right + 1) / 10 for right in range(10)]
+    )
+    assert personalized.change == distribution([0.1] * 10)
 
 
 def test_every_so_many_rounds_are_evaluated(federation: Federation) -> None:
