@@ -229,6 +229,11 @@ def evaluations_of_round(tx: Transaction, round_id: int) -> list[Evaluation]:
     return [_evaluation(row) for row in tx.connection.execute(query)]
 
 
+def delete_evaluations(tx: Transaction, round_id: int) -> None:
+    """Delete the evaluations of a round."""
+    tx.connection.execute(evaluations.delete().filter_by(round_id=round_id))
+
+
 def from_row(row: Row) -> Assignment:
     """Return the assignment in a row of the table."""
     return Assignment(

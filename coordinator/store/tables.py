@@ -238,6 +238,7 @@ updates = sa.Table(
 evaluations = sa.Table(
     "evaluations",
     metadata,
+    # deleted when the round has ended
     sa.Column(
         "assignment_id", _id(), sa.ForeignKey(assignments.c.id), primary_key=True
     ),

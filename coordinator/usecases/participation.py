@@ -231,6 +231,9 @@ def submit_evaluation(
 ) -> dt.datetime:
     """Accept an evaluation once. Returns when it was accepted.
 
+    The same sums again change nothing. Once the round has ended and its sums are
+    deleted, nor do any others.
+
     Raises:
         InvalidEvaluation: More answers are right than there are examples, or there are
             sums after fine-tuning that were not asked for.
@@ -244,9 +247,10 @@ def submit_evaluation(
         assignment, round_ = _own(
             tx, device_id, assignment_id, Kind.EVALUATE, lock=True
         )
-        known = assignments.evaluation_of(tx, assignment_id)
-        if known is not None:
-            if known != evaluation or assignment.ended_at is None:
+        if assignment.state is State.ACCEPTED and assignment.ended_at is not None:
+            known = assignments.evaluation_of(tx, assignment_id)
+            # None: the round has ended, and its sums are deleted.
+            if known is not None and known != evaluation:
                 raise AlreadyReported(assignment_id)
             return assignment.ended_at
         _insist_open(assignment, round_, now)

@@ -158,7 +158,10 @@ def give_up(store: Store, claim_: Claim, reason: str, *, now: dt.datetime) -> No
 
 
 def clean_up(store: Store, blobs: BlobStore) -> int:
-    """Delete the updates of rounds that have ended. Returns how many rounds."""
+    """Delete what devices sent to rounds that have ended. Returns how many rounds.
+
+    That is the bodies of updates, and the sums of evaluations.
+    """
     ended = store.read(rounds.with_undeleted_blobs)
     for round_id in ended:
         blobs.delete_updates(round_id)
@@ -326,4 +329,8 @@ def _end_if_due(tx: Transaction, round_id: int, now: dt.datetime) -> bool:
 
 
 def _mark_deleted(store: Store, round_id: int) -> None:
-    store.run("clean_up", lambda tx: rounds.mark_blobs_deleted(tx, round_id))
+    def body(tx: Transaction) -> None:
+        assignments.delete_evaluations(tx, round_id)
+        rounds.mark_blobs_deleted(tx, round_id)
+
+    store.run("clean_up", body)

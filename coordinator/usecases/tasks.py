@@ -11,7 +11,7 @@ from coordinator.domain.evaluation import Metrics, pooled
 from coordinator.domain.events import Happening, Recorded
 from coordinator.domain.initialization import draw_weights
 from coordinator.domain.models import Version
-from coordinator.domain.rounds import Event, Round
+from coordinator.domain.rounds import Event, Phase, Round
 from coordinator.domain.tasks import Status, Task
 from coordinator.protocol import encodings
 from coordinator.protocol.plans import Plan
@@ -31,7 +31,7 @@ class RoundView:
     round: Round
     counts: Counts
     bytes_up: int  #: of accepted updates, as sent
-    score: Score | None  #: of training or of the evaluation so far
+    score: Score | None  #: of training or evaluation so far; none if abandoned
     staleness_mean: float | None = None  #: of an asynchronous task's updates
     staleness_max: int | None = None
 
@@ -278,6 +278,8 @@ def _round_view(tx: Transaction, round_: Round, now: dt.datetime) -> RoundView:
     if round_.kind is Kind.TRAIN:
         updates = assignments.updates_of_round(tx, round_.id)
         score = train_score(updates)
+    elif round_.is_terminal:  # its evaluations are deleted, or will be
+        score = _result_of_evaluation(tx, round_)
     else:
         score = pooled(assignments.evaluations_of_round(tx, round_.id))
     stale = [u.staleness for u in updates if round_.policy.is_asynchronous]
@@ -289,6 +291,14 @@ def _round_view(tx: Transaction, round_: Round, now: dt.datetime) -> RoundView:
         staleness_mean=sum(stale) / len(stale) if stale else None,
         staleness_max=max(stale, default=None),
     )
+
+
+def _result_of_evaluation(tx: Transaction, round_: Round) -> Score | None:
+    if round_.phase is not Phase.COMMITTED:
+        return None
+    version = round_.base_version
+    scores = models.scores_between(tx, round_.model, version, version)
+    return models.score_of(scores, version, "federated")
 
 
 def _version_views(tx: Transaction, task_id: str) -> list[VersionView]:

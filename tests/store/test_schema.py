@@ -6,9 +6,12 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 
+from coordinator.protocol.plan_rounds import EvaluationPlan
 from coordinator.store import schema
 from coordinator.store.engine import Store
 from coordinator.store.tables import metadata
+from tests.support.federation import Federation, plan
+from tests.support.models import update_body
 
 
 def revisions(store: Store) -> list[str]:
@@ -87,6 +90,32 @@ def test_the_first_schema_is_upgraded_with_its_rows(empty_store: Store) -> None:
     with empty_store.engine.connect() as connection:
         (row,) = connection.execute(sa.select(metadata.tables["versions"]))
     assert (row.number, row.size_bytes, row.aggregate_norm) == (0, 9, None)
+
+
+def test_sums_of_devices_kept_from_before_are_deleted_but_of_open_rounds(
+    federation: Federation,
+) -> None:
+    evaluation = EvaluationPlan(every=1, goal=1)
+    federation.start(settings=plan(goal=1, rounds=2, evaluation=evaluation))
+    federation.take_part()
+    federation.release(federation.must_claim())
+    waiting = federation.lease()  # takes the place to train
+    federation.evaluate(federation.lease())
+    federation.release(federation.must_claim())
+    federation.submit(waiting, update_body([0.5] * 10))
+    federation.release(federation.must_claim())
+    open_ = federation.lease()
+    federation.evaluate(open_)
+    assert len(federation.rows()["evaluations"]) == 2
+
+    config = schema._config()
+    with federation.store.engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0003")
+    schema.upgrade(federation.store)
+
+    (kept,) = federation.rows()["evaluations"]
+    assert kept[0] == open_.assignment.id
 
 
 def test_a_current_database_is_left_alone(store: Store) -> None:

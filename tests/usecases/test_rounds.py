@@ -4,11 +4,13 @@ import datetime as dt
 
 import pytest
 
+from coordinator.domain.aggregation import Score
 from coordinator.domain.rounds import FOLD_LEASE, MAX_CLAIMS, Phase
 from coordinator.domain.tasks import Status
 from coordinator.protocol.plan_rounds import EvaluationPlan
+from coordinator.protocol.vocabulary import Kind
 from coordinator.store.engine import StaleWrite
-from coordinator.usecases import rounds
+from coordinator.usecases import rounds, tasks
 from tests.support.federation import Federation, plan
 
 
@@ -336,6 +338,61 @@ def test_the_updates_of_ended_rounds_are_deleted(federation: Federation) -> None
     assert set(federation.files()) == kept
     assert any(name.startswith(f"updates/{open_update.round.id}/") for name in kept)
     assert rounds.clean_up(federation.store, federation.blobs) == 0
+
+
+def test_what_single_devices_scored_is_deleted_and_what_they_came_to_stays(
+    federation: Federation,
+) -> None:
+    evaluation = EvaluationPlan(every=1, goal=2)
+    federation.start(settings=plan(goal=1, rounds=2, evaluation=evaluation))
+    federation.take_part()
+    federation.release(federation.must_claim())
+    federation.lease()  # takes the place to train: evaluation comes second
+    first = federation.lease()
+    federation.evaluate(first, correct=4)
+
+    rounds.clean_up(federation.store, federation.blobs)
+    assert len(federation.rows()["evaluations"]) == 1, "the round goes on"
+    assert evaluation_score(federation) == Score(examples=10, loss=0.5, accuracy=0.4)
+
+    federation.evaluate(federation.lease(), correct=8)
+    federation.release(federation.must_claim())
+    assert rounds.clean_up(federation.store, federation.blobs) == 1
+
+    assert federation.rows()["evaluations"] == []
+    assert evaluation_score(federation) == Score(examples=20, loss=0.5, accuracy=0.6)
+    assert federation.counts(first.round.id) == (0, 2, 0, 0)
+    before = federation.state()
+    federation.evaluate(first, correct=4)  # its answer was lost
+    federation.evaluate(first, correct=5)
+    assert federation.state() == before
+
+
+def test_an_abandoned_evaluation_leaves_no_score(federation: Federation) -> None:
+    evaluation = EvaluationPlan(every=1, goal=2, minimum=2)
+    federation.start(settings=plan(goal=1, rounds=1, evaluation=evaluation))
+    federation.take_part()
+    federation.release(federation.must_claim())
+    federation.evaluate(federation.lease())
+    federation.clock.advance(60)
+    federation.advance()
+
+    for _ in range(2):
+        assert evaluation_score(federation) is None
+        rounds.clean_up(federation.store, federation.blobs)
+
+    assert federation.rows()["evaluations"] == []
+    (_, view) = tasks.list_metrics(federation.store, task_id="task")
+    assert view.federated is None
+
+
+def evaluation_score(federation: Federation) -> Score | None:
+    """What the list of rounds says of the only evaluation."""
+    views = tasks.list_rounds(
+        federation.store, task_id="task", now=federation.clock.now()
+    )
+    (score,) = [view.score for view in views if view.round.kind is Kind.EVALUATE]
+    return score
 
 
 def test_cleaning_up_again_after_a_crash_is_no_error(federation: Federation) -> None:

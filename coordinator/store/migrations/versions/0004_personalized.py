@@ -23,6 +23,11 @@ def upgrade() -> None:
     with op.batch_alter_table("scores", schema=None) as batch_op:
         batch_op.add_column(sa.Column("distribution", sa.JSON(), nullable=True))
         batch_op.add_column(sa.Column("personalized", sa.JSON(), nullable=True))
+    # From now on they are deleted when their round has ended.
+    op.execute(
+        "DELETE FROM evaluations WHERE round_id IN "
+        "(SELECT id FROM rounds WHERE phase IN ('committed', 'abandoned'))"
+    )
 
 
 def downgrade() -> None:
