@@ -21,6 +21,7 @@ class Purpose(enum.IntEnum):
     INTERRUPTION = 5  # whether and when a device drops out of an assignment
     TIE = 6  # who is first of those that are equally early
     ATTACK = 7  # which devices are attackers
+    PERSONALIZATION = 8  # as TRAINING, for the copy that an evaluation fine-tunes
 
 
 def training_generator(
@@ -36,6 +37,14 @@ def training_generator(
         device: Index of the device within its swarm.
     """
     entropy = (int(Purpose.TRAINING), seed, round_number, device)
+    return np.random.default_rng(np.random.SeedSequence(entropy))
+
+
+def personalization_generator(
+    *, seed: int, round_number: int, device: int
+) -> np.random.Generator:
+    """Return the generator of one device's fine-tuning in one evaluation."""
+    entropy = (int(Purpose.PERSONALIZATION), seed, round_number, device)
     return np.random.default_rng(np.random.SeedSequence(entropy))
 
 

@@ -363,7 +363,8 @@ def parse(kind: type[_R], body: bytes) -> _R:
 
 
 def _json(record: Record) -> bytes:
-    return record.model_dump_json().encode()
+    # Without what is absent: an older coordinator refuses fields that it does not know.
+    return record.model_dump_json(exclude_none=True).encode()
 
 
 def _describe(error: httpx.TransportError) -> str:

@@ -11,13 +11,14 @@ import contextlib
 import dataclasses
 import enum
 import json
+import logging
 import uuid
 from collections.abc import Mapping
 from typing import Final, Self
 
 import numpy as np
 
-from coordinator.protocol import problems
+from coordinator.protocol import encodings, problems
 from coordinator.protocol.manifest import Vector
 from coordinator.protocol.messages import (
     Assignment,
@@ -25,11 +26,13 @@ from coordinator.protocol.messages import (
     EnrolRequest,
     EvaluationReport,
     FailureReport,
+    PersonalizedSums,
 )
 from coordinator.protocol.vocabulary import FailureReason, Kind, WaitReason
 from device_sim import behaviour, cache, client, trainer
 from device_sim.data import Shard
 
+_LOG: Final = logging.getLogger(__name__)
 LONG_POLL_S: Final = 10.0
 _DECLINED_PAUSE_S: Final = 1.0  # by then the swarm knows of the newer round
 _FAILURE_PATIENCE_S: Final = 5.0  # a lost failure report costs a lease, no more
@@ -51,6 +54,11 @@ _REASONS: Final[Mapping[type[Exception], FailureReason]] = {
     trainer.TrainingDiverged: FailureReason.NOT_FINITE,
 }
 _FAILURES: Final = tuple(_REASONS)
+_CANNOT_TUNE: Final = (
+    trainer.GraphFailed,
+    trainer.NoExamples,
+    trainer.TrainingDiverged,
+)
 _RESIDUALS: Final = ("residual", "next_residual")
 
 
@@ -346,13 +354,43 @@ class Participant:
             model, lambda own: own.score(shard.test_x, shard.test_y, weights=weights)
         )
         report = EvaluationReport(
-            examples=scored.examples, loss_sum=scored.loss_sum, correct=scored.correct
+            examples=scored.examples,
+            loss_sum=scored.loss_sum,
+            correct=scored.correct,
+            personalized=await self._personalize(assignment, model, weights),
         )
         await self._calls.send_evaluation(
             token, assignment.report_to, report, deadline=self._deadline(assignment)
         )
         self._ask_anew()
         return Progressed(action=Action.SCORED, assignment=assignment)
+
+    async def _personalize(
+        self, assignment: Assignment, model: trainer.Model, weights: Vector
+    ) -> PersonalizedSums | None:
+        """Score a fine-tuned copy, and forget it; none: unasked for, or it failed."""
+        plan, shard = assignment.personalization, self._shard
+        if plan is None:
+            return None
+        rng = behaviour.personalization_generator(
+            seed=assignment.seed, round_number=assignment.round, device=self.index
+        )
+
+        def score_tuned(own: trainer.Trainer) -> trainer.Scored:
+            tuned = own.fine_tune(
+                shard.train_x, shard.train_y, weights=weights, plan=plan, rng=rng
+            )
+            return own.score(shard.test_x, shard.test_y, weights=tuned)
+
+        try:
+            scored = await self._trainers.run(model, score_tuned)
+        except _CANNOT_TUNE as error:
+            _LOG.warning("a device could not fine-tune: %s", error)
+            return None
+        if not scored.loss <= encodings.MAX_LOSS:  # finite weights may make NaN of it
+            _LOG.warning("a device's fine-tuned copy has loss %s", scored.loss)
+            return None
+        return PersonalizedSums(loss_sum=scored.loss_sum, correct=scored.correct)
 
     async def _report(
         self, token: str, assignment: Assignment, body: bytes, sha256: str

@@ -45,6 +45,11 @@ class RoundRow:
     bytes_down: int
     federated_loss: float | None = None  # on the devices' own test parts
     federated_accuracy: float | None = None
+    federated_devices: int | None = None
+    # Accuracy over devices, and all of that after fine-tuning: as the coordinator's API
+    # states them.
+    federated_distribution: Mapping[str, float] | None = None
+    personalized: Mapping[str, Any] | None = None
     simulated_s: float | None = None  # what it would have taken on the trace's devices
 
 

@@ -25,6 +25,7 @@ from device_sim import (
     cache,
     client,
     data,
+    evaluations,
     report,
     trace,
     trainer,
@@ -373,21 +374,7 @@ class Run:
         examiner: Examiner,
     ) -> None:
         settings = self._settings
-        federated = {
-            version.round: version.federated
-            for version in versions
-            if version.federated is not None
-        }
-        self._rows = [
-            dataclasses.replace(
-                row,
-                federated_loss=federated[row.round].loss,
-                federated_accuracy=federated[row.round].accuracy,
-            )
-            if row.round in federated
-            else row
-            for row in self._rows
-        ]
+        self._rows = evaluations.into_rows(self._rows, versions)
         accuracy = next(  # of the version it ends with: a gate may have gone back
             (
                 version.held_out.accuracy
@@ -421,13 +408,8 @@ class Run:
                 f"accuracy on {examiner.examples} held-out examples: {accuracy:.4f}, "
                 f"after {len(self._rows)} rounds in {result.seconds:.1f} s"
             )
-        if federated and (newest := max(filter(None, federated))):
-            score = federated[newest]
-            self._progress.note(
-                f"federated evaluation after round {newest}: accuracy "
-                f"{score.accuracy:.4f}, loss {score.loss:.4f} on {score.examples} "
-                "examples that never left their devices"
-            )
+        for line in evaluations.lines(versions):
+            self._progress.note(line)
         reference = state.plan.reference
         if reference is not None:
             self._progress.note(

@@ -207,10 +207,7 @@ class Trainer:
         with np.errstate(over="ignore", invalid="ignore"):
             total = update.delta.sum()
         if not np.isfinite([total, update.train_loss]).all():
-            raise TrainingDiverged(
-                f"{plan.epochs} epochs at rate {plan.learning_rate} leave a delta "
-                "that is not finite"
-            )
+            raise TrainingDiverged(_diverged(plan))
         writing = writing or Writing()
         feeds_back = writing.error_feedback and writing.encoding != "f32"
         if feeds_back and writing.residual is not None:
@@ -261,6 +258,32 @@ class Trainer:
             loss_sum += float(sums["loss_sum"])
             correct += round(float(sums["correct"]))
         return Scored(examples=len(x), loss_sum=loss_sum, correct=correct)
+
+    def fine_tune(
+        self,
+        x: Images,
+        y: Labels,
+        *,
+        weights: Vector,
+        plan: TrainingPlan,
+        rng: np.random.Generator,
+    ) -> Vector:
+        """Return a copy of ``weights`` trained as ``fit`` does. Run by the device.
+
+        Raises:
+            NoExamples: ``x`` is empty.
+            TrainingDiverged: The weights are not finite.
+            GraphFailed: The graph did not run.
+        """
+        delta = self.fit(x, y, weights=weights, plan=plan, rng=rng).delta
+        tuned, start = weights.copy(), 0
+        for tensor in self._manifest.trainable:
+            own = slice(tensor.offset, tensor.offset + tensor.size)
+            tuned[own] += delta[start : start + tensor.size]
+            start += tensor.size
+        if not np.isfinite(tuned).all():
+            raise TrainingDiverged(_diverged(plan))
+        return tuned
 
 
 class TrainerPool:
@@ -323,6 +346,13 @@ def batches(
     for epoch in index:
         epoch[: len(chosen)] = rng.permutation(chosen)
     return index.reshape(-1, plan.batch_size), mask.reshape(-1, plan.batch_size)
+
+
+def _diverged(plan: TrainingPlan) -> str:
+    return (
+        f"{plan.epochs} epochs at rate {plan.learning_rate} leave a delta that is not "
+        "finite"
+    )
 
 
 def _call(

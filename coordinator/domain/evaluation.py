@@ -4,7 +4,8 @@ A mean over all examples hides the devices that a model serves badly, so an eval
 also says how accuracy is distributed over devices. Decided here: that no figure of one
 device is stated for fewer than ``MIN_DEVICES`` of them, and that a device which did not
 fine-tune counts after it as before, because that is the model it would run. So both
-distributions are over the same devices and examples.
+distributions are over the same devices and examples. Means are stated for any number of
+devices: the plan's ``evaluation.minimum`` is their floor.
 
 Source: Wang et al. 2019, "Federated Evaluation of On-device Personalization".
 """

@@ -1,7 +1,8 @@
 """The plan: every setting of a task, as TOML or JSON.
 
-What a plan holds is fixed when its task is made. The device is sent ``training`` only.
-The tables of it are in modules beside this one.
+What a plan holds is fixed when its task is made. The device is sent ``training`` only,
+with other epochs for a personalized evaluation. The tables of it are in modules beside
+this one.
 """
 
 import tomllib

@@ -41,6 +41,7 @@ class FakeCoordinator:
     plan: TrainingPlan = dataclasses.field(
         default_factory=lambda: TrainingPlan(batch_size=4, learning_rate=0.05)
     )
+    personalization: TrainingPlan | None = None  #: asked for with kind evaluate
     update: UpdatePlan = dataclasses.field(default_factory=UpdatePlan)
     goal: int | None = None  #: updates that open the next round; None: ever a next one
     is_forgiving: bool = False  #: whether who gave up may try again
@@ -156,6 +157,7 @@ class FakeCoordinator:
             version=0,
             seed=7,
             training=self.plan if is_training else None,
+            personalization=self.personalization,
             encoding=self.update.encoding,
             topk_share=self.update.topk_share,
             error_feedback=self.update.error_feedback,

@@ -1,7 +1,7 @@
 """One device, step by step: killed between steps, refused, cut off, vanishing."""
 
 import dataclasses
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import httpx
 import numpy as np
@@ -10,6 +10,8 @@ import pytest
 from coordinator.protocol import encodings, paths, problems
 from coordinator.protocol.deltas import EncodingName
 from coordinator.protocol.manifest import Vector
+from coordinator.protocol.messages import EvaluationReport
+from coordinator.protocol.plan_training import TrainingPlan
 from coordinator.protocol.plans import UpdatePlan
 from coordinator.protocol.vocabulary import FailureReason, Kind
 from device_sim import behaviour, cache, client, trainer
@@ -184,6 +186,72 @@ async def test_an_evaluation_is_scored_on_the_own_test_examples(
     assert report.examples == 3
     assert 0 <= report.correct <= 3
     assert report.loss_sum > 0
+    assert report.model_fields_set == {"examples", "loss_sum", "correct"}
+
+
+async def evaluations(
+    trainers: trainer.TrainerPool, shard: Shard, plan: TrainingPlan | None
+) -> list[EvaluationReport]:
+    """What a device reports of two evaluations of the same version."""
+    fake = FakeCoordinator(kind=Kind.EVALUATE, rounds=2, personalization=plan)
+    async with fake.client() as http:
+        steps = await steps_of(Bench(fake, trainers, shard, http).participant())
+    assert actions(steps).count(Action.SCORED) == 2
+    assert not fake.failures
+    return fake.evaluations
+
+
+async def test_a_device_scores_a_copy_that_it_fine_tuned_too(
+    trainers: trainer.TrainerPool, shard: Shard
+):
+    plan = TrainingPlan(batch_size=2, epochs=3, learning_rate=0.05)
+    plain = await evaluations(trainers, shard, None)
+
+    first, second = await evaluations(trainers, shard, plan)
+
+    for report in (first, second):
+        # The second is as good as the first: nothing of the fine-tuned copy is left.
+        assert report.model_copy(update={"personalized": None}) == plain[0]
+        assert report.personalized is not None
+        assert report.personalized.loss_sum != report.loss_sum
+    assert first.personalized != second.personalized, "rounds draw other orders"
+    assert await evaluations(trainers, shard, plan) == [first, second]
+
+
+def fails(error: Exception) -> Callable[..., Vector]:
+    def fine_tune(*_: object, **__: object) -> Vector:
+        raise error
+
+    return fine_tune
+
+
+def overflows(*_: object, weights: Vector, **__: object) -> Vector:
+    """Finite weights whose loss is not."""
+    return np.full_like(weights, 1e30)
+
+
+@pytest.mark.parametrize(
+    ("fine_tune", "said"),
+    [
+        (fails(trainer.TrainingDiverged("not finite")), "not finite"),
+        (fails(trainer.NoExamples("nothing to train on")), "nothing to train on"),
+        (fails(trainer.GraphFailed("no such signature")), "no such signature"),
+        (overflows, "fine-tuned copy has loss"),
+    ],
+)
+async def test_a_device_that_cannot_fine_tune_reports_the_plain_sums(  # noqa: PLR0917
+    trainers: trainer.TrainerPool,
+    shard: Shard,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    fine_tune: Callable[..., Vector],
+    said: str,
+):
+    plain = await evaluations(trainers, shard, None)
+    monkeypatch.setattr(trainer.Trainer, "fine_tune", fine_tune)
+
+    assert await evaluations(trainers, shard, TrainingPlan()) == plain
+    assert said in caplog.text
 
 
 @pytest.mark.parametrize(

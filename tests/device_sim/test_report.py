@@ -71,6 +71,9 @@ def test_the_json_has_every_field_by_name():
                 "bytes_down": 2_000_000,
                 "federated_loss": None,
                 "federated_accuracy": None,
+                "federated_devices": None,
+                "federated_distribution": None,
+                "personalized": None,
                 "simulated_s": None,
             }
         ],

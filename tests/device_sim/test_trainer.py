@@ -1,6 +1,7 @@
 """Training on the shipped artefact: alike on every thread, and only what was asked."""
 
 import asyncio
+import dataclasses
 
 import numpy as np
 import pytest
@@ -213,3 +214,77 @@ def test_a_pull_to_the_start_and_short_gradients_keep_a_device_near(
     assert length(proximal=5.0) < 0.95 * length()
     steps = 2 * 3  # epochs times batches
     assert length(clip_norm=0.1) <= steps * 0.05 * 0.1 * 1.001
+
+
+def learnable(count: int, seed: int) -> tuple[trainer.Images, trainer.Labels]:
+    """Noise, with a bright bar whose height says the class."""
+    x, y = examples(count, seed)
+    x *= 0.3
+    for image, label in zip(x, y, strict=True):
+        image[2 * label + 4 : 2 * label + 6] = 1.0
+    return x, y
+
+
+def test_fine_tuning_helps_on_the_devices_own_test_examples(
+    model: trainer.Model, weights: Vector
+):
+    own = trainer.Trainer(model)
+    before = weights.copy()
+    plan = PLAN.model_copy(update={"epochs": 20})
+    test_x, test_y = learnable(30, seed=2)
+
+    tuned = own.fine_tune(
+        *learnable(60, seed=1),
+        weights=weights,
+        plan=plan,
+        rng=np.random.default_rng(1),
+    )
+
+    np.testing.assert_array_equal(weights, before)
+    plain = own.score(test_x, test_y, weights=weights)
+    personalized = own.score(test_x, test_y, weights=tuned)
+    assert personalized.accuracy > plain.accuracy + 0.3
+    assert personalized.loss < plain.loss / 2
+
+
+def test_fine_tuning_trains_as_a_round_does(model: trainer.Model, weights: Vector):
+    own = trainer.Trainer(model)
+    plan = PLAN.model_copy(update={"max_shift": 1, "momentum": 0.5, "clip_norm": 1.0})
+    x, y = examples(9)
+
+    tuned = own.fine_tune(
+        x, y, weights=weights, plan=plan, rng=np.random.default_rng(4)
+    )
+
+    update = own.fit(x, y, weights=weights, plan=plan, rng=np.random.default_rng(4))
+    np.testing.assert_array_equal(tuned, weights + update.delta)
+
+
+def test_fine_tuning_that_diverges_is_said_to(model: trainer.Model, weights: Vector):
+    plan = PLAN.model_copy(update={"learning_rate": 1e30, "epochs": 5})
+    with pytest.raises(trainer.TrainingDiverged, match=r"1e\+30"):
+        trainer.Trainer(model).fine_tune(
+            *examples(9), weights=weights, plan=plan, rng=np.random.default_rng(4)
+        )
+
+
+def test_fine_tuning_leaves_frozen_tensors_alone(
+    model: trainer.Model, weights: Vector, monkeypatch: pytest.MonkeyPatch
+):
+    first, *rest = model.manifest.tensors
+    frozen = model.manifest.model_copy(
+        update={"tensors": (first.model_copy(update={"trainable": False}), *rest)}
+    )
+    own = trainer.Trainer(dataclasses.replace(model, manifest=frozen))
+    delta = np.arange(1, frozen.trainable_size + 1, dtype=np.float32)
+    update = encodings.Update(
+        delta=delta, examples=9, train_loss=1.0, train_accuracy=0.5
+    )
+    monkeypatch.setattr(own, "fit", lambda *_, **__: update)
+
+    tuned = own.fine_tune(
+        *examples(9), weights=weights, plan=PLAN, rng=np.random.default_rng(4)
+    )
+
+    np.testing.assert_array_equal(tuned[: first.size], weights[: first.size])
+    np.testing.assert_array_equal(tuned[first.size :], weights[first.size :] + delta)

@@ -34,11 +34,19 @@ learning_rate = 0.02
 batch_size = 20
 epochs = 1
 max_examples = 110
+[evaluation]
+every = 5
+goal = {DEVICES}
+minimum = {DEVICES}
+personalize_epochs = 1
 """
 
 
 def run_swarm(folder: pathlib.Path, *options: str) -> Vector:
-    """Run the swarm in processes of its own; return its final weights."""
+    """Run the swarm in processes of its own; return its final weights.
+
+    Devices fine-tune in two evaluations, of which the weights must not show a bit.
+    """
     folder.mkdir(exist_ok=True)
     plan = folder / "plan.toml"
     plan.write_text(PLAN)
@@ -50,7 +58,15 @@ def run_swarm(folder: pathlib.Path, *options: str) -> Vector:
         check=True,
         capture_output=True,
     )
-    assert len(json.loads((out / "report.json").read_text())["rounds"]) == ROUNDS
+    rounds = json.loads((out / "report.json").read_text())["rounds"]
+    assert len(rounds) == ROUNDS
+    for row in rounds:
+        if row["round"] % 5:
+            assert row["personalized"] is None
+            continue
+        assert row["personalized"]["devices"] == row["federated_devices"] == DEVICES
+        assert row["personalized"]["score"]["loss"] != row["federated_loss"]
+        assert row["federated_distribution"] is None, "four devices are too few"
     body = (out / "weights.safetensors").read_bytes()
     return encodings.decode_weights(cnn_manifest(), body)
 
