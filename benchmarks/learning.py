@@ -177,8 +177,7 @@ def _run(run: Run, folder: pathlib.Path, rounds: int | None) -> Outcome:
         run=run,
         accuracies=tuple(row["held_out_accuracy"] for row in rows),
         simulated_s=() if None in simulated else tuple(simulated),
-        bytes_up_a_device=sum(row["bytes_up"] for row in rows)
-        / sum(row["accepted"] for row in rows),
+        bytes_up_a_device=content["bytes_up_a_device"] or 0.0,
         seconds=content["seconds"],
         stopped=content["stopped"] is not None,
     )

@@ -69,6 +69,8 @@ class RunReport:
     attackers: Mapping[str, int] = dataclasses.field(default_factory=dict)  # by attack
     backdoor_success: float | None = None  # of the last version, where one was tried
     stopped: str | None = None  # why the task did not get through its rounds
+    bytes_up_a_device: float | None = None  # for an update, mean; None: there was none
+    bytes_down_a_device: int | None = None  # of weights, for an assignment
     note: tuple[str, ...] = ()  # what a reader should know, one sentence each
 
     def to_json(self) -> bytes:

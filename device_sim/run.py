@@ -1,7 +1,7 @@
 """One run of a swarm, from its settings to its report.
 
-Decided here: what is started in which order, how a plan is fitted to the devices there
-are, what ends a run, and that everything it started is ended with it.
+Decided here: what is started in which order, what ends a run, and that everything it
+started is ended with it.
 """
 
 import asyncio
@@ -26,6 +26,7 @@ from device_sim import (
     client,
     data,
     evaluations,
+    fitting,
     report,
     trace,
     trainer,
@@ -44,7 +45,6 @@ from device_sim.turns import Turns
 
 WEIGHTS_FILE: Final = "weights.safetensors"
 _REFRESH_S: Final = 0.25
-_MOST_OVER_SELECT: Final = 4.0  # of RoundPlan
 
 
 class TaskStopped(Exception):
@@ -84,45 +84,6 @@ class _Parts:
     federation: data.Federation
     swarm: Swarm | SimulatedSwarm
     turns: Turns | None
-
-
-def fit(plan: Plan, habits: behaviour.Behaviour) -> tuple[Plan, list[str]]:
-    """Fit a plan to the devices there are.
-
-    Returns:
-        The plan, and a sentence for each change.
-    """
-    notes = []
-    rounds, most = plan.round, habits.survivors
-    if rounds.goal > most:
-        # Vanished devices hold places too: every device needs one.
-        spare = max(rounds.over_select, habits.devices / most - 1)
-        if plan.asynchronous is not None:  # its concurrency says how many places
-            spare = 0.0
-        rounds = rounds.model_copy(
-            update={
-                "goal": most,
-                "minimum": min(rounds.minimum, most),
-                "over_select": min(spare, _MOST_OVER_SELECT),
-            }
-        )
-        notes.append(
-            f"the plan's goal of {plan.round.goal} updates is lowered to {most}: so "
-            f"many of {habits.devices} devices report"
-            + (f" at dropout {habits.dropout:g}" if habits.dropout else "")
-            + f"; its minimum is {rounds.minimum}"
-        )
-    evaluation = plan.evaluation
-    if evaluation is not None and evaluation.goal > habits.devices:
-        evaluation = evaluation.model_copy(
-            update={
-                "goal": habits.devices,
-                "minimum": min(evaluation.minimum, habits.devices),
-            }
-        )
-        notes.append(f"the evaluation's goal is lowered to {habits.devices} devices")
-    fitted = plan.model_copy(update={"round": rounds, "evaluation": evaluation})
-    return fitted, notes
 
 
 def load(settings: Settings) -> data.Federation:
@@ -294,7 +255,7 @@ class Run:
         """Start the task, follow it to its end, and write the report."""
         settings = self._settings
         operator = Operator(parts.calls, token=token, task=settings.task)
-        plan, self._notes = fit(settings.plan, self._habits)
+        plan, self._notes = fitting.fit(settings.plan, self._habits)
         for note in self._notes:
             self._progress.note(f"note: {note}")
         if not await operator.start(plan):
@@ -342,6 +303,10 @@ class Run:
 
     def _simulated_s(self) -> float:
         return math.fsum(row.simulated_s or 0.0 for row in self._rows)
+
+    def _bytes_up_a_device(self) -> float | None:
+        accepted = sum(row.accepted for row in self._rows)
+        return sum(row.bytes_up for row in self._rows) / accepted if accepted else None
 
     def _attackers_by_kind(self) -> dict[str, int]:
         kinds = (str(attack.kind) for attack in self._attackers.values())
@@ -399,6 +364,8 @@ class Run:
             simulated_s=None if settings.trace is None else self._simulated_s(),
             attackers=self._attackers_by_kind(),
             backdoor_success=backdoor,
+            bytes_up_a_device=self._bytes_up_a_device(),
+            bytes_down_a_device=len(weights),
             stopped=state.reason if state.status == "stopped" else None,
             note=(*self._notes, f"weights have SHA-256 {sha256_hex(weights)}"),
         )
@@ -414,6 +381,11 @@ class Run:
         if reference is not None:
             self._progress.note(
                 f"for comparison: {reference.held_out_accuracy:.4f}, {reference.source}"
+            )
+        if result.bytes_up_a_device is not None:
+            self._progress.note(
+                f"for a round a device downloads {len(weights) / 1e6:.2f} MB of "
+                f"weights and sends {result.bytes_up_a_device / 1e6:.2f} MB"
             )
         self._progress.note(f"weights: SHA-256 {sha256_hex(weights)}")
         self._progress.note(f"wrote {', '.join(map(str, paths))}")

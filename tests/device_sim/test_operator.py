@@ -12,7 +12,7 @@ from coordinator.protocol import paths, problems
 from coordinator.protocol.operations import RoundState, Score, TaskState
 from coordinator.protocol.plan_rounds import AsynchronousPlan, EvaluationPlan, RoundPlan
 from coordinator.protocol.plans import Plan
-from device_sim import attacks, behaviour, client, operator, run, trainer
+from device_sim import attacks, behaviour, client, fitting, operator, trainer
 from device_sim.data import Federation
 from device_sim.data.federation import to_float
 
@@ -165,7 +165,7 @@ def test_a_plan_is_fitted_to_few_devices_and_says_so():
         round=RoundPlan(goal=50, minimum=25),
         evaluation=EvaluationPlan(goal=50, minimum=20),
     )
-    fitted, notes = run.fit(plan, behaviour.Behaviour(devices=10))
+    fitted, notes = fitting.fit(plan, behaviour.Behaviour(devices=10))
     assert (fitted.round.goal, fitted.round.minimum) == (10, 10)
     assert fitted.round.over_select == 0
     assert fitted.evaluation is not None
@@ -176,7 +176,7 @@ def test_a_plan_is_fitted_to_few_devices_and_says_so():
 
 def test_with_dropout_a_plan_waits_for_survivors_and_leases_a_place_to_all():
     plan = Plan(round=RoundPlan(goal=50, minimum=25))
-    fitted, _ = run.fit(plan, behaviour.Behaviour(devices=50, dropout=0.3))
+    fitted, _ = fitting.fit(plan, behaviour.Behaviour(devices=50, dropout=0.3))
     assert (fitted.round.goal, fitted.round.minimum) == (35, 25)
     places = fitted.round.goal * (1 + fitted.round.over_select)
     assert places == pytest.approx(50)
@@ -184,13 +184,13 @@ def test_with_dropout_a_plan_waits_for_survivors_and_leases_a_place_to_all():
 
 def test_an_asynchronous_plan_is_fitted_without_over_selection():
     plan = Plan(round=RoundPlan(goal=50, minimum=25), asynchronous=AsynchronousPlan())
-    fitted, _ = run.fit(plan, behaviour.Behaviour(devices=50, dropout=0.3))
+    fitted, _ = fitting.fit(plan, behaviour.Behaviour(devices=50, dropout=0.3))
     assert fitted.round.goal == 35
     assert Plan.model_validate(fitted.model_dump()) == fitted
 
 
 def test_a_plan_that_fits_is_left_alone():
-    fitted, notes = run.fit(PLAN, behaviour.Behaviour(devices=4))
+    fitted, notes = fitting.fit(PLAN, behaviour.Behaviour(devices=4))
     assert (fitted, notes) == (PLAN, [])
 
 

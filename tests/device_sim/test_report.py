@@ -54,6 +54,8 @@ def test_the_json_has_every_field_by_name():
         "attackers": {},
         "backdoor_success": None,
         "stopped": None,
+        "bytes_up_a_device": None,
+        "bytes_down_a_device": None,
         "simulated_s": None,
         "seconds": 12.25,
         "held_out_accuracy": 0.91,

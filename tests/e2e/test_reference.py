@@ -58,7 +58,12 @@ def run_swarm(folder: pathlib.Path, *options: str) -> Vector:
         check=True,
         capture_output=True,
     )
-    rounds = json.loads((out / "report.json").read_text())["rounds"]
+    content = json.loads((out / "report.json").read_text())
+    rounds = content["rounds"]
+    body = (out / "weights.safetensors").read_bytes()
+    assert content["bytes_down_a_device"] == len(body)
+    # the same tensors up, and a few words on top
+    assert 0 < content["bytes_up_a_device"] - content["bytes_down_a_device"] < 500
     assert len(rounds) == ROUNDS
     for row in rounds:
         if row["round"] % 5:
@@ -67,7 +72,6 @@ def run_swarm(folder: pathlib.Path, *options: str) -> Vector:
         assert row["personalized"]["devices"] == row["federated_devices"] == DEVICES
         assert row["personalized"]["score"]["loss"] != row["federated_loss"]
         assert row["federated_distribution"] is None, "four devices are too few"
-    body = (out / "weights.safetensors").read_bytes()
     return encodings.decode_weights(cnn_manifest(), body)
 
 
