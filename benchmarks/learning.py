@@ -153,7 +153,7 @@ def _to_toml(settings: Mapping[str, Any]) -> str:
     """Write a plan: values, then tables of values, which TOML writes as JSON does."""
     values = {k: v for k, v in settings.items() if not isinstance(v, Mapping)}
     lines = [f"{name} = {json.dumps(value)}" for name, value in values.items()]
-    for name in settings.keys() - values.keys():
+    for name in sorted(settings.keys() - values.keys()):
         lines.append(f"[{name}]")
         lines += [f"{key} = {json.dumps(v)}" for key, v in settings[name].items()]
     return "\n".join(lines) + "\n"
