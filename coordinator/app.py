@@ -68,12 +68,12 @@ def configure_logging(settings: Settings) -> None:
 def open_store(settings: Settings) -> Store:
     """Open the database, whatever its schema."""
     settings.data_dir.mkdir(parents=True, exist_ok=True)
-    return Store(settings.url)
+    return Store(settings.url, durable=settings.durable)
 
 
 def open_blobs(settings: Settings) -> BlobStore:
     """Open the blob store."""
-    return BlobStore(settings.data_dir / "blobs")
+    return BlobStore(settings.data_dir / "blobs", durable=settings.durable)
 
 
 def prepare(settings: Settings) -> tuple[Store, BlobStore]:

@@ -38,6 +38,12 @@ class Settings(pydantic_settings.BaseSettings):
         description="`postgresql://user:password@host/name` or `sqlite:///path`. "
         "Default: `coordinator.db` in the data folder.",
     )
+    durable: bool = Field(
+        default=True,
+        description="An update that was answered with a receipt outlives a power cut: "
+        "every file and every commit waits for the disk. `false` is faster, for "
+        "simulations; a killed process loses nothing either way.",
+    )
     host: str = Field(
         "127.0.0.1",
         description="Address to listen on. The default is reachable from this machine "

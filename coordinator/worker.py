@@ -9,12 +9,14 @@ import logging
 import os
 import socket
 import threading
+from collections.abc import Callable
 from typing import Final
 
 from coordinator.clock import Clock
 from coordinator.domain import gate
-from coordinator.store.blobs import BlobStore
+from coordinator.store.blobs import STALE_AFTER, BlobLost, BlobStore
 from coordinator.store.engine import StaleWrite, Store
+from coordinator.store.files import StorageUnavailable
 from coordinator.usecases import release, rounds
 from coordinator.usecases.rounds import Claim
 
@@ -23,7 +25,8 @@ log = logging.getLogger(__name__)
 _RENEW_AFTER: Final = dt.timedelta(seconds=5)
 _AFTER_FAILURE_S: Final = 1.0
 _REST_WITHOUT_ROUNDS: Final = 10
-_STALE_INCOMING: Final = dt.timedelta(hours=1)
+#: What somebody mends while the worker waits.
+_AWAY: Final[tuple[type[Exception], ...]] = (StorageUnavailable, *Store.errors)
 
 
 def name_of_this_process() -> str:
@@ -68,22 +71,35 @@ class Worker:
 
     def run(self, stop: threading.Event) -> None:
         """Work until ``stop`` is set."""
+        self._look(self._take_over, stop)
+        while not stop.is_set():
+            self._look(self._step_or_rest, stop)
+
+    def _look(
+        self, body: Callable[[threading.Event], None], stop: threading.Event
+    ) -> None:
+        try:
+            body(stop)
+        except _AWAY as error:
+            log.error("worker %s waits: %s", self._name, error)  # noqa: TRY400 - no bug
+            stop.wait(_AFTER_FAILURE_S)
+        except Exception:  # the edge of the loop
+            log.exception("worker %s failed and goes on", self._name)
+            stop.wait(_AFTER_FAILURE_S)
+
+    def _take_over(self, _: threading.Event) -> None:
+        """Pick up what workers that died here left behind."""
         freed = rounds.free_claims(
             self._store, is_gone=_died_here, now=self._clock.now()
         )
         if freed:
             log.warning("%d rounds of workers that died here are taken over", freed)
-        stale = self._clock.now() - _STALE_INCOMING
+        stale = self._clock.now() - STALE_AFTER
         self._blobs.delete_stale_incoming(older_than=stale.timestamp())
-        while not stop.is_set():
-            try:
-                rest_s = 0.0 if self.step() else self._pause_s()
-            except Exception:  # the edge of the loop
-                log.exception("worker %s failed and goes on", self._name)
-                stop.wait(_AFTER_FAILURE_S)
-                continue
-            if rest_s:
-                stop.wait(rest_s)
+
+    def _step_or_rest(self, stop: threading.Event) -> None:
+        if not self.step():
+            stop.wait(self._pause_s())
 
     def _pause_s(self) -> float:
         """How long to rest: nothing is urgent where no round is open."""
@@ -119,9 +135,13 @@ class Worker:
                 on_progress=keep_hold,
                 now=self._clock.now,
             )
-        except (ArithmeticError, gate.Rejected) as error:
+        except (ArithmeticError, gate.Rejected, BlobLost) as error:
             log.warning("round %d: %s", round_.id, error)
             rounds.give_up(self._store, claim, str(error), now=self._clock.now())
+            return
+        except StorageUnavailable as error:
+            log.error("round %d waits: %s", round_.id, error)  # noqa: TRY400 - no bug
+            rounds.hand_back(self._store, claim, str(error), now=self._clock.now())
             return
         except StaleWrite:
             log.warning("round %d was taken over or cancelled", round_.id)

@@ -12,6 +12,8 @@ from starlette.exceptions import HTTPException
 from coordinator.domain import errors
 from coordinator.protocol import codings, deltas, encodings, problems, tensors
 from coordinator.protocol.problems import ProblemType
+from coordinator.store.blobs import BlobLost
+from coordinator.store.files import StorageUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +88,8 @@ def install(app: fastapi.FastAPI, *, away: tuple[type[Exception], ...] = ()) -> 
         app.add_exception_handler(database_error, _wait)
     for kind in PROBLEMS:
         app.add_exception_handler(kind, _refuse)
+    app.add_exception_handler(StorageUnavailable, _miss_storage)
+    app.add_exception_handler(BlobLost, _miss_blob)
     app.add_exception_handler(RequestValidationError, _refuse_form)
     app.add_exception_handler(HTTPException, _refuse_http)
     app.add_exception_handler(Exception, _fail)
@@ -172,6 +176,17 @@ async def _refuse_http(_: fastapi.Request, error: Exception) -> JSONResponse:
 async def _wait(request: fastapi.Request, error: Exception) -> JSONResponse:
     log.warning("%s %s: the database: %s", request.method, request.url.path, error)
     return respond(problems.UNAVAILABLE)
+
+
+# What these say names folders of the coordinator: it is for the log alone.
+async def _miss_storage(request: fastapi.Request, error: Exception) -> JSONResponse:
+    log.error("%s %s: %s", request.method, request.url.path, error)
+    return respond(problems.STORAGE_UNAVAILABLE)
+
+
+async def _miss_blob(request: fastapi.Request, error: Exception) -> JSONResponse:
+    log.error("%s %s: %s", request.method, request.url.path, error)
+    return respond(problems.BLOB_LOST)
 
 
 async def _fail(request: fastapi.Request, error: Exception) -> JSONResponse:

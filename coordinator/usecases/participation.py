@@ -32,6 +32,7 @@ from coordinator.protocol.vocabulary import FailureReason, Kind
 from coordinator.store import assignments, events, models, rounds, tasks
 from coordinator.store.blobs import BlobStore
 from coordinator.store.engine import Store, Transaction
+from coordinator.store.files import Incoming
 from coordinator.usecases.rounds import staleness
 
 
@@ -114,6 +115,7 @@ def submit_update(
     Raises:
         DigestMismatch: The body is not the one its header names.
         AlreadyReported: Another body was accepted before.
+        StorageUnavailable: The body cannot be kept now.
         ValueError: One of the refusals of ``codings``, ``tensors``, ``encodings``.
         AssignmentUnknown, ForeignAssignment, WrongKind, LeaseLapsed, AssignmentEnded,
         RoundClosed: As their names say.
@@ -216,7 +218,8 @@ def _read_body(sent: Sent, expected: Expected) -> tuple[bytes | mmap.mmap, str, 
         return content, sha256, size_bytes
     plain = codings.inflate(bytes(content), sent.coding, limit=expected.max_bytes)
     sent.path.unlink()  # the bytes as sent stay mapped until they are let go
-    sent.path.write_bytes(plain)
+    with Incoming(sent.path) as incoming:
+        incoming.write(plain)
     return plain, digests.sha256_hex(plain), size_bytes
 
 

@@ -157,6 +157,24 @@ def give_up(store: Store, claim_: Claim, reason: str, *, now: dt.datetime) -> No
     store.run("give_up", body)
 
 
+def hand_back(store: Store, claim_: Claim, reason: str, *, now: dt.datetime) -> None:
+    """Leave a claimed round to a later try, because it cannot be folded now.
+
+    Such a claim does not count towards those after which a round is given up.
+    """
+
+    def body(tx: Transaction) -> None:
+        round_ = rounds.get(tx, claim_.round.id)
+        if round_.revision != claim_.round.revision:
+            return
+        rounds.replace(tx, round_.after(Event.HANDED_BACK, now=now))
+        events.append_of(
+            tx, Happening.ROUND_HANDED_BACK, round_, now=now, reason=reason
+        )
+
+    store.run("hand_back", body)
+
+
 def clean_up(store: Store, blobs: BlobStore) -> int:
     """Delete the updates of rounds that have ended. Returns how many rounds."""
     ended = store.read(rounds.with_undeleted_blobs)

@@ -36,7 +36,7 @@ def _settings(
 
     def open_store(settings: Settings) -> Store:
         settings.data_dir.mkdir(parents=True, exist_ok=True)
-        opened.append(Store(settings.url))
+        opened.append(Store(settings.url, durable=False))
         return opened[-1]
 
     monkeypatch.setattr(composition, "open_store", open_store)
@@ -48,7 +48,7 @@ def _settings(
 @pytest.fixture
 def store(tmp_path: pathlib.Path) -> Iterator[Store]:
     """The database that the commands work on."""
-    store = Store(f"sqlite:///{tmp_path / 'data' / 'coordinator.db'}")
+    store = Store(f"sqlite:///{tmp_path / 'data' / 'coordinator.db'}", durable=False)
     yield store
     store.close()
 

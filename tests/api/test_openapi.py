@@ -139,6 +139,7 @@ def test_every_problem_type_can_be_sent() -> None:
         problems.METHOD_NOT_ALLOWED,
         problems.INTERNAL,
         problems.UNAVAILABLE,
+        *problems.FILES,
     }
 
     assert set(api_problems.PROBLEMS.values()) | elsewhere == set(problems.ALL)

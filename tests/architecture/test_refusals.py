@@ -23,6 +23,8 @@ GENERIC = {
     problems.METHOD_NOT_ALLOWED,
     problems.INTERNAL,
     problems.UNAVAILABLE,
+    problems.STORAGE_UNAVAILABLE,
+    problems.BLOB_LOST,
 }
 
 
