@@ -48,6 +48,7 @@ _STOP_WITHIN_S: Final = 10.0
 
 DATABASE_ERRORS: Final = Store.errors
 EXIT_UNUSABLE: Final = 78  # EX_CONFIG: starting again would change nothing
+EXIT_AWAY: Final = 75  # EX_TEMPFAIL: the database is away, starting again may help
 
 
 class CannotStart(Exception):
@@ -173,9 +174,17 @@ def work(settings: Settings) -> None:
     except backend.GpuUnavailable as error:
         raise CannotStart(str(error)) from error
     store = open_store(settings)
-    schema.ensure(store)
     engine = Engine(device)
-    for view in models.list_models(store):
+    try:
+        schema.ensure(store)
+        known = models.list_models(store)
+    except DATABASE_ERRORS as error:
+        if parent is None:
+            raise
+        # The API that started this worker has used the database before.
+        log.warning("the database is away: %s", error)
+        raise SystemExit(EXIT_AWAY) from error
+    for view in known:
         if stop.is_set():
             break
         engine.warm_up(view.model.manifest.trainable_size)

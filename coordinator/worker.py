@@ -17,7 +17,7 @@ from coordinator.domain import gate
 from coordinator.store.blobs import STALE_AFTER, BlobLost, BlobStore
 from coordinator.store.engine import StaleWrite, Store
 from coordinator.store.files import StorageUnavailable
-from coordinator.usecases import release, rounds
+from coordinator.usecases import release, rounds, workers
 from coordinator.usecases.rounds import Claim
 
 log = logging.getLogger(__name__)
@@ -68,12 +68,14 @@ class Worker:
         self._clock = clock
         self._name = name
         self._interval_s = interval_s
+        self._beaten = clock.now()
 
     def run(self, stop: threading.Event) -> None:
         """Work until ``stop`` is set."""
         self._look(self._take_over, stop)
         while not stop.is_set():
             self._look(self._step_or_rest, stop)
+        self._look(self._leave, stop)
 
     def _look(
         self, body: Callable[[threading.Event], None], stop: threading.Event
@@ -94,10 +96,22 @@ class Worker:
         )
         if freed:
             log.warning("%d rounds of workers that died here are taken over", freed)
+        self._beat(starts=True)
         stale = self._clock.now() - STALE_AFTER
         self._blobs.delete_stale_incoming(older_than=stale.timestamp())
 
+    def _leave(self, _: threading.Event) -> None:
+        workers.leave(self._store, worker=self._name)
+
+    def _beat(self, *, starts: bool = False) -> None:
+        """Say now and then that this worker lives."""
+        now = self._clock.now()
+        if starts or now - self._beaten >= workers.BEAT_EVERY:
+            workers.beat(self._store, worker=self._name, now=now, starts=starts)
+            self._beaten = now
+
     def _step_or_rest(self, stop: threading.Event) -> None:
+        self._beat()
         if not self.step():
             stop.wait(self._pause_s())
 
@@ -120,6 +134,7 @@ class Worker:
 
         def keep_hold(_: int) -> None:
             nonlocal renewed
+            self._beat()
             now = self._clock.now()
             if now - renewed >= _RENEW_AFTER:
                 rounds.renew(self._store, claim, worker=self._name, now=now)

@@ -50,6 +50,7 @@ def create(services: Services, *, version: str) -> fastapi.FastAPI:
         finally:
             services.watcher.stop_soon()
             await watching
+            services.checkers.shutdown(wait=False)
 
     app = fastapi.FastAPI(
         title="Shoal coordinator",

@@ -144,6 +144,12 @@ def respond(
     )
 
 
+def refuse_unready(checks: Mapping[str, str]) -> JSONResponse:
+    """Return the response that names what is missing, by check."""
+    missing = [f"{name}: {said}" for name, said in checks.items() if said != "ok"]
+    return respond(problems.NOT_READY, "; ".join(missing), checks=dict(checks))
+
+
 async def _refuse(_: fastapi.Request, error: Exception) -> JSONResponse:
     return respond(PROBLEMS[type(error)], str(error))
 

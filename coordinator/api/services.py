@@ -3,6 +3,7 @@
 import dataclasses
 import secrets
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, TypeVar
 
 import fastapi
@@ -60,6 +61,10 @@ class Services:
     watcher: Watcher
     identities: Identities
     wait_s: float  #: mean seconds that a device without work is told to wait
+    #: Threads of their own: readiness is told when all the others hang.
+    checkers: ThreadPoolExecutor = dataclasses.field(
+        default_factory=lambda: ThreadPoolExecutor(4, "checker")
+    )
 
     def jittered_wait_s(self) -> float:
         """Draw how long a device without work should wait, in seconds."""

@@ -73,6 +73,12 @@ INTERNAL = _problem(
 UNAVAILABLE = _problem(
     "unavailable", _S.SERVICE_UNAVAILABLE, "The coordinator is busy", retry=True
 )
+NOT_READY = _problem(
+    "not-ready",
+    _S.SERVICE_UNAVAILABLE,
+    "Something is missing that a round needs",
+    retry=True,
+)
 # Files
 STORAGE_UNAVAILABLE = _problem(
     "storage-unavailable",

@@ -119,7 +119,7 @@ class Coordinator:
                 stderr=log,
             )
         if role == "api":
-            wait_until(self.is_ready, "the API")
+            wait_until(self.is_alive, "the API")
 
     def pid(self, role: str) -> int:
         """Process id of ``api`` or ``worker``."""
@@ -139,10 +139,10 @@ class Coordinator:
             process.wait(timeout=PATIENCE_S)
         self._processes.clear()
 
-    def is_ready(self) -> bool:
-        """Whether the API answers that it is ready."""
+    def is_alive(self) -> bool:
+        """Whether the API answers."""
         try:
-            return httpx.get(self.url + paths.READY).status_code == 200
+            return httpx.get(self.url + paths.HEALTH).status_code == 200
         except httpx.TransportError:
             return False
 
