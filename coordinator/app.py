@@ -16,6 +16,7 @@ import logging
 import os
 import pathlib
 import secrets
+import shutil
 import signal
 import socket
 import sys
@@ -30,16 +31,17 @@ from coordinator.api import application
 from coordinator.api.services import Identities, Services
 from coordinator.api.watcher import Watcher
 from coordinator.clock import SystemClock
-from coordinator.config import Settings
+from coordinator.config import DATABASE_FILE, Settings
 from coordinator.protocol import allocator
-from coordinator.store import schema
+from coordinator.store import files, schema
 from coordinator.store.blobs import BlobStore
 from coordinator.store.engine import Store
-from coordinator.usecases import devices, models
+from coordinator.usecases import backup, devices, models
 from coordinator.worker import Worker, name_of_this_process
 
 log = logging.getLogger(__name__)
 
+BLOBS: Final = "blobs"
 OPERATOR_TOKEN_FILE: Final = "operator.token"  # noqa: S105 - a file name
 _PARENT_VARIABLE: Final = "SHOAL_PARENT_PID"
 _RESPAWN_AFTER_S: Final = 1.0
@@ -74,7 +76,7 @@ def open_store(settings: Settings) -> Store:
 
 def open_blobs(settings: Settings) -> BlobStore:
     """Open the blob store."""
-    return BlobStore(settings.data_dir / "blobs", durable=settings.durable)
+    return BlobStore(settings.data_dir / BLOBS, durable=settings.durable)
 
 
 def prepare(settings: Settings) -> tuple[Store, BlobStore]:
@@ -92,6 +94,52 @@ def prepare(settings: Settings) -> tuple[Store, BlobStore]:
     for folder in _model_folders(settings):
         models.register(store, blobs, folder, now=clock.now())
     return store, blobs
+
+
+def open_existing(settings: Settings) -> tuple[Store, BlobStore]:
+    """Open what a coordinator has written before, and write nothing.
+
+    Raises:
+        CannotStart: There is no database.
+        SchemaMismatch: It has another schema than this code.
+    """
+    path = settings.sqlite_path
+    if path is not None and not path.is_file():
+        raise CannotStart(f"there is no database at {path}")
+    store = open_store(settings)
+    schema.insist_newest(store)
+    return store, open_blobs(settings)
+
+
+def back_up(settings: Settings, target: pathlib.Path) -> backup.Copied:
+    """Copy the data folder: a coordinator may run, and starts from the copy.
+
+    The folder gets its name when all of it is on the disk.
+
+    Raises:
+        CannotStart: The target exists, or the database is not SQLite.
+    """
+    if settings.sqlite_path is None:
+        raise CannotStart("Postgres is backed up with pg_dump: see README.md")
+    if target.exists():
+        raise CannotStart(f"{target} exists already")
+    store, blobs = open_existing(settings)
+    partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+    partial.mkdir(mode=0o700, parents=True)
+    try:
+        copied = backup.back_up(
+            store, blobs, database=partial / DATABASE_FILE, folder=partial / BLOBS
+        )
+        token = settings.data_dir / OPERATOR_TOKEN_FILE
+        if token.is_file():
+            shutil.copy2(token, partial)
+        files.sync(partial)
+        partial.rename(target)
+        files.sync(target.parent)
+    finally:
+        store.close()
+        shutil.rmtree(partial, ignore_errors=True)
+    return copied
 
 
 def operator_token(settings: Settings) -> str:

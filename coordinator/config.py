@@ -14,7 +14,9 @@ from pydantic import Field
 from pydantic_settings import PydanticBaseSettingsSource
 
 CONFIG_VARIABLE = "SHOAL_CONFIG"
-_DATABASES = ("postgresql://", "sqlite:///")
+DATABASE_FILE = "coordinator.db"
+_SQLITE = "sqlite:///"
+_DATABASES = ("postgresql://", _SQLITE)
 
 
 class InvalidSettings(ValueError):
@@ -98,7 +100,14 @@ class Settings(pydantic_settings.BaseSettings):
         """The database's URL."""
         if self.database_url is not None:
             return self.database_url
-        return f"sqlite:///{self.data_dir.resolve() / 'coordinator.db'}"
+        return f"{_SQLITE}{self.data_dir.resolve() / DATABASE_FILE}"
+
+    @property
+    def sqlite_path(self) -> pathlib.Path | None:
+        """The database's file; none if it is not SQLite."""
+        if not self.url.startswith(_SQLITE):
+            return None
+        return pathlib.Path(self.url.removeprefix(_SQLITE))
 
     @classmethod
     def settings_customise_sources(

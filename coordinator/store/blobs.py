@@ -7,8 +7,10 @@ those that were kept, are ``BlobLost`` and are never used.
 """
 
 import contextlib
+import dataclasses
 import datetime as dt
 import errno
+import hashlib
 import mmap
 import os
 import pathlib
@@ -28,6 +30,20 @@ _PROBE: Final = bytes(4096)  # an empty file fits on a full disk
 
 class BlobLost(Exception):
     """The bytes that a row names are gone, or are not what they were."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class StoredFile:
+    """A file of the blob store, whoever knows of it."""
+
+    name: str
+    size_bytes: int
+    written_at: float  #: POSIX seconds
+
+
+def name_of(sha256: str) -> str:
+    """Return the name in the store of the bytes with this digest."""
+    return f"sha256/{sha256[:2]}/{sha256}"
 
 
 class BlobStore:
@@ -71,7 +87,7 @@ class BlobStore:
 
     def path(self, sha256: str) -> pathlib.Path:
         """Return where the bytes with this digest lie."""
-        return self._folder / "sha256" / sha256[:2] / sha256
+        return self._folder / name_of(sha256)
 
     def find(self, sha256: str) -> pathlib.Path:
         """Return where the bytes with this digest lie, unread.
@@ -179,6 +195,64 @@ class BlobStore:
         with storage("delete updates"), contextlib.suppress(FileNotFoundError):
             shutil.rmtree(self._folder / "updates" / str(round_id))
 
+    def list_files(self) -> list[StoredFile]:
+        """Return every file, what is still coming in too."""
+        found = []
+        with storage("list the files"):
+            for folder, _, names in os.walk(self._folder, onerror=_raise):
+                for name in names:
+                    path = pathlib.Path(folder, name)
+                    with contextlib.suppress(FileNotFoundError):
+                        status = path.stat()
+                        found.append(
+                            StoredFile(
+                                name=path.relative_to(self._folder).as_posix(),
+                                size_bytes=status.st_size,
+                                written_at=status.st_mtime,
+                            )
+                        )
+        return found
+
+    def check(self, name: str, *, sha256: str, size_bytes: int | None) -> None:
+        """Insist that a file is there with the bytes that it should have.
+
+        Raises:
+            BlobLost: It is not.
+            StorageUnavailable: The folder cannot be read now.
+        """
+        path = self._folder / name
+        with self._reading(path):
+            size = path.stat().st_size
+        if size_bytes not in (None, size):
+            raise BlobLost(f"{path} has {size} bytes, not {size_bytes}")
+        with self._reading(path), path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != sha256:
+            raise BlobLost(f"{path} was spoilt: its SHA-256 is {found}, not {sha256}")
+
+    def copy(self, name: str, folder: pathlib.Path) -> None:
+        """Copy a file to the same name below another folder, and sync it there.
+
+        Raises:
+            BlobLost: It is not there.
+            StorageUnavailable: It cannot be read, or the copy not be written.
+        """
+        target = folder / name
+        with storage("copy a file"):
+            target.parent.mkdir(parents=True, exist_ok=True)
+        with self._reading(self._folder / name):
+            source = (self._folder / name).open("rb")
+        with source, storage("copy a file"):
+            with target.open("wb") as copied:
+                shutil.copyfileobj(source, copied, 1 << 20)
+            sync(target)
+            sync(target.parent)
+
+    def delete(self, name: str) -> None:
+        """Delete a file that nothing needs."""
+        with storage("delete a file"):
+            (self._folder / name).unlink(missing_ok=True)
+
     def delete_stale_incoming(self, *, older_than: float) -> int:
         """Delete what never became whole.
 
@@ -226,6 +300,10 @@ class BlobStore:
                 if error.errno != errno.EIO:
                     raise
                 raise BlobLost(f"{path} cannot be read: {error}") from error
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def _insist(path: pathlib.Path, content: bytes | mmap.mmap, sha256: str) -> None:

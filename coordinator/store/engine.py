@@ -1,6 +1,8 @@
 """A database, and named transactions in it."""
 
+import contextlib
 import dataclasses
+import pathlib
 import sqlite3
 import threading
 from collections.abc import Callable, Mapping
@@ -8,6 +10,8 @@ from typing import Any, Final, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import event, exc
+
+from coordinator.store.files import StorageUnavailable, storage, sync
 
 T = TypeVar("T")
 MAX_TRIES: Final = 6
@@ -104,6 +108,30 @@ class Store:
                 if not _lost_race(error):
                     raise
         return self._once(name, body)
+
+    def copy_to(self, path: pathlib.Path) -> None:
+        """Copy the database as it is at one moment to a file. On SQLite alone.
+
+        Raises:
+            StorageUnavailable: The copy cannot be written.
+        """
+        with storage("copy the database"):
+            path.unlink(missing_ok=True)
+            connection = self._engine.raw_connection()
+            try:
+                source = connection.driver_connection
+                if not isinstance(source, sqlite3.Connection):
+                    raise TypeError(f"only SQLite is copied so, got {type(source)}")
+                with contextlib.closing(sqlite3.connect(path)) as copy:
+                    source.backup(copy)
+            except sqlite3.Error as error:
+                raise StorageUnavailable(
+                    f"cannot copy the database: {error}"
+                ) from error
+            finally:
+                connection.close()
+            sync(path)
+            sync(path.parent)
 
     def close(self) -> None:
         """Close every connection."""

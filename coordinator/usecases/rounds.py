@@ -179,9 +179,14 @@ def clean_up(store: Store, blobs: BlobStore) -> int:
     """Delete the updates of rounds that have ended. Returns how many rounds."""
     ended = store.read(rounds.with_undeleted_blobs)
     for round_id in ended:
-        blobs.delete_updates(round_id)
-        _mark_deleted(store, round_id)
+        delete_updates(store, blobs, round_id)
     return len(ended)
+
+
+def delete_updates(store: Store, blobs: BlobStore, round_id: int) -> None:
+    """Delete the updates of a round that has ended, and note it."""
+    blobs.delete_updates(round_id)
+    store.run("clean_up", lambda tx: rounds.mark_blobs_deleted(tx, round_id))
 
 
 def abandon(
@@ -341,7 +346,3 @@ def _end_if_due(tx: Transaction, round_id: int, now: dt.datetime) -> bool:
         accepted=accepted,
     )
     return True
-
-
-def _mark_deleted(store: Store, round_id: int) -> None:
-    store.run("clean_up", lambda tx: rounds.mark_blobs_deleted(tx, round_id))

@@ -11,10 +11,10 @@ from coordinator.store.blobs import BlobStore
 from coordinator.store.engine import Transaction
 from coordinator.store.workers import count_seen
 from coordinator.usecases import workers
-from coordinator.worker import Worker
 from tests.support.disks import SmallDisk
 from tests.support.federation import Federation
 from tests.support.http import Api, assert_problem, serve
+from tests.support.worker import worker
 
 
 def beat(federation: Federation) -> None:
@@ -80,15 +80,7 @@ async def test_a_worker_is_there_from_its_start_to_its_end(api: Api) -> None:
     def count(tx: Transaction) -> int:
         return count_seen(tx, federation.clock.now() - workers.BEAT_EVERY)
 
-    worker = Worker(
-        federation.store,
-        federation.blobs,
-        federation.compute,
-        federation.clock,
-        name="ann",
-        interval_s=0.001,
-    )
-    worker.run(Once())
+    worker(federation).run(Once())
 
     assert seen == [1] * 10
     assert await checks(api) == {"worker": "none is running"}

@@ -14,23 +14,12 @@ from coordinator.store import assignments
 from coordinator.store.blobs import BlobStore
 from coordinator.store.engine import Store, Transaction
 from coordinator.usecases import rounds
-from coordinator.worker import Worker
 from tests.support.clock import ManualClock
 from tests.support.databases import Postgres
 from tests.support.disks import SmallDisk
 from tests.support.federation import Federation, plan
 from tests.support.models import update_body
-
-
-def worker(federation: Federation) -> Worker:
-    return Worker(
-        federation.store,
-        federation.blobs,
-        federation.compute,
-        federation.clock,
-        name="ann",
-        interval_s=0.001,
-    )
+from tests.support.worker import worker
 
 
 def flip(path: pathlib.Path) -> None:
