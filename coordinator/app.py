@@ -27,7 +27,9 @@ from typing import Final
 import fastapi
 import uvicorn
 
+from coordinator import logs
 from coordinator.api import application
+from coordinator.api.metrics import Metrics
 from coordinator.api.services import Identities, Services
 from coordinator.api.watcher import Watcher
 from coordinator.clock import SystemClock
@@ -37,6 +39,7 @@ from coordinator.store import files, schema
 from coordinator.store.blobs import BlobStore
 from coordinator.store.engine import Store
 from coordinator.usecases import backup, devices, models
+from coordinator.usecases.observation import Observer
 from coordinator.worker import Worker, name_of_this_process
 
 log = logging.getLogger(__name__)
@@ -58,14 +61,8 @@ class CannotStart(Exception):
 
 
 def configure_logging(settings: Settings) -> None:
-    """Log to standard error, one line a record."""
-    logging.basicConfig(
-        level=settings.log_level.upper(),
-        format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
-    )
-    # What these say at every start or request would drown what matters.
-    for chatty in ("uvicorn.access", "uvicorn.error", "alembic"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    """Log to standard error, as the settings say."""
+    logs.configure(level=settings.log_level, form=settings.log_format)
 
 
 def open_store(settings: Settings) -> Store:
@@ -168,6 +165,7 @@ def create_api(settings: Settings, store: Store, blobs: BlobStore) -> fastapi.Fa
         clock=SystemClock(),
         watcher=Watcher(store, interval_s=settings.watch_interval_s),
         identities=Identities(store),
+        metrics=Metrics(Observer(store)),
         wait_s=settings.wait_s,
     )
     return application.create(services, version=importlib.metadata.version("shoal"))
@@ -178,6 +176,7 @@ def serve(settings: Settings, *, with_worker: bool) -> None:
     allocator.keep_freed_memory()
     store, blobs = prepare(settings)
     app = create_api(settings, store, blobs)
+    app.state.services.metrics.start()
     listener = socket.create_server(
         (settings.host, settings.port), backlog=2048, reuse_port=False
     )

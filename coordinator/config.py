@@ -87,6 +87,12 @@ class Settings(pydantic_settings.BaseSettings):
         "info", description="Least severity that is logged."
     )
 
+    log_format: Literal["text", "json"] = Field(
+        "text",
+        description="`text` for people; `json` for programs: one object a line, with "
+        "`at`, `level`, `logger`, `message` and the ids that it is about.",
+    )
+
     @pydantic.field_validator("database_url")
     @classmethod
     def _is_of_a_known_kind(cls, value: str | None) -> str | None:

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable
 from typing import Final
 
+from coordinator import logs
 from coordinator.clock import Clock
 from coordinator.domain import gate
 from coordinator.store.blobs import STALE_AFTER, BlobLost, BlobStore
@@ -125,7 +126,9 @@ class Worker:
         advanced = rounds.advance(self._store, now=self._clock.now())
         claim = rounds.claim(self._store, worker=self._name, now=self._clock.now())
         if claim is not None:
-            self._release(claim)
+            round_ = claim.round
+            with logs.about(worker=self._name, task=round_.task, round=round_.id):
+                self._release(claim)
         cleaned = rounds.clean_up(self._store, self._blobs)
         return bool(advanced or claim or cleaned)
 

@@ -15,6 +15,7 @@ from coordinator.api import (
     registry,
     tasks,
 )
+from coordinator.api.metrics import Observed
 from coordinator.api.services import Services
 
 _DESCRIPTION = """
@@ -63,6 +64,7 @@ def create(services: Services, *, version: str) -> fastapi.FastAPI:
         redoc_url=None,
     )
     app.state.services = services
+    app.add_middleware(Observed, metrics=services.metrics)
     problems.install(app, away=services.store.errors)
     for module in (devices, assignments, models, registry, tasks, health):
         app.include_router(module.router)

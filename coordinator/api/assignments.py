@@ -107,7 +107,8 @@ async def submit_update(  # noqa: PLR0917 - FastAPI passes them by name
         raise DigestNeeded(str(error)) from error
     path = given.blobs.new_incoming()
     try:
-        await _receive(request, path, limit=expected.max_bytes)
+        size = await _receive(request, path, limit=expected.max_bytes)
+        given.metrics.count_upload(size)
         accepted = await given.call(
             lambda: participation.submit_update(
                 given.store,
@@ -192,8 +193,11 @@ async def report_failure(
     return await given.call(call)
 
 
-async def _receive(request: Request, path: pathlib.Path, *, limit: int) -> None:
+async def _receive(request: Request, path: pathlib.Path, *, limit: int) -> int:
     """Write the body to ``path`` as it comes, so that memory stays flat.
+
+    Returns:
+        Its size in bytes.
 
     Raises:
         BodyTooLarge: It has more than ``limit`` bytes.
@@ -210,3 +214,4 @@ async def _receive(request: Request, path: pathlib.Path, *, limit: int) -> None:
             if size > limit:
                 raise BodyTooLarge(f"the body exceeds the limit of {limit} bytes")
             incoming.write(chunk)
+    return size

@@ -1,4 +1,4 @@
-"""Whether the process lives, and whether all that a round needs is there."""
+"""Whether the process lives, whether all that a round needs is there, and metrics."""
 
 import asyncio
 from collections.abc import Callable
@@ -7,10 +7,11 @@ from typing import Final
 import fastapi
 from fastapi import Response
 
+from coordinator.api.metrics import MEDIA_TYPE
 from coordinator.api.problems import refusals, refuse_unready
-from coordinator.api.services import Given, Services
+from coordinator.api.services import Given, OperatorToken, Services
 from coordinator.protocol import operations, paths, problems
-from coordinator.usecases import workers
+from coordinator.usecases import devices, workers
 
 router = fastapi.APIRouter(tags=["health"])
 _OK: Final = "ok"
@@ -43,6 +44,31 @@ async def get_readiness(given: Given) -> operations.Readiness | Response:
     if all(value == _OK for value in checks.values()):
         return operations.Readiness(checks=checks)
     return refuse_unready(checks)
+
+
+@router.get(
+    paths.METRICS,
+    tags=["operator"],
+    response_class=Response,
+    responses={
+        200: {
+            "description": "Prometheus' text format.",
+            "content": {"text/plain": {"schema": {"type": "string"}}},
+        },
+        **refusals(problems.UNAUTHENTICATED, problems.FORBIDDEN, *problems.FILES),
+    },
+    summary="Get metrics",
+)
+async def get_metrics(given: Given, token: OperatorToken) -> Response:
+    """Get what this process counts, and what the database says of all of them."""
+
+    def call() -> bytes:
+        devices.authenticate_operator(given.store, token)
+        return given.metrics.render(
+            given.clock, given.blobs, waiting=given.watcher.waiting
+        )
+
+    return Response(await given.call(call), media_type=MEDIA_TYPE)
 
 
 async def _answer(

@@ -9,6 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from coordinator import logs
 from coordinator.domain import errors
 from coordinator.protocol import codings, deltas, encodings, problems, tensors
 from coordinator.protocol.problems import ProblemType
@@ -130,6 +131,7 @@ def respond(
     kind: ProblemType, detail: str | None = None, **members: object
 ) -> JSONResponse:
     """Return the response that refuses with ``kind``."""
+    logs.note(problem=kind.slug)
     retry_after_s = RETRY_AFTER_S if kind.retry else None
     headers = {}
     if retry_after_s is not None:

@@ -10,6 +10,7 @@ import mmap
 import os
 import pathlib
 
+from coordinator import logs
 from coordinator.domain.aggregation import AcceptedUpdate
 from coordinator.domain.assignments import Assignment, State
 from coordinator.domain.errors import (
@@ -316,6 +317,7 @@ def _own(
     lock: bool = False,
 ) -> tuple[Assignment, Round]:
     assignment = assignments.get(tx, assignment_id)
+    logs.note(assignment=assignment_id, round=assignment.round_id)
     if assignment.device_id != device_id:
         raise ForeignAssignment(assignment_id)
     round_ = (rounds.get if lock else rounds.peek)(tx, assignment.round_id)

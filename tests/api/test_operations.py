@@ -25,6 +25,7 @@ OPERATOR_ROUTES = [
     ("GET", paths.metrics("task")),
     ("POST", paths.metrics("task")),
     ("GET", paths.EVENTS),
+    ("GET", paths.METRICS),
 ]
 BODIES: dict[str, dict[str, Any]] = {
     paths.TASKS: {"id": "new", "plan": {"model": "tiny"}},
