@@ -48,7 +48,6 @@ BLOBS: Final = "blobs"
 OPERATOR_TOKEN_FILE: Final = "operator.token"  # noqa: S105 - a file name
 _PARENT_VARIABLE: Final = "SHOAL_PARENT_PID"
 _RESPAWN_AFTER_S: Final = 1.0
-_STOP_WITHIN_S: Final = 10.0
 
 
 DATABASE_ERRORS: Final = Store.errors
@@ -187,7 +186,7 @@ def serve(settings: Settings, *, with_worker: bool) -> None:
         log_config=None,
         access_log=False,
         proxy_headers=False,  # who calls is told by tokens, not by addresses
-        timeout_graceful_shutdown=5,
+        timeout_graceful_shutdown=settings.stop_s,
         timeout_keep_alive=75,
     )
     server = _Server(config, app.state.services.watcher)
@@ -196,7 +195,13 @@ def serve(settings: Settings, *, with_worker: bool) -> None:
         signal.signal(number, lambda *_: None)
     try:
         with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
-            runner.run(_serve(server, listener, with_worker=with_worker))
+            runner.run(
+                _serve(
+                    server,
+                    listener,
+                    worker_stop_s=settings.stop_s if with_worker else None,
+                )
+            )
     finally:
         store.close()
 
@@ -262,14 +267,14 @@ class _Server(uvicorn.Server):
 
 
 async def _serve(
-    server: uvicorn.Server, listener: socket.socket, *, with_worker: bool
+    server: uvicorn.Server, listener: socket.socket, *, worker_stop_s: int | None
 ) -> None:
     host, port = listener.getsockname()[:2]
     log.info("coordinator listens on http://%s:%d (API at /docs)", host, port)
-    if not with_worker:
+    if worker_stop_s is None:
         await server.serve(sockets=[listener])
         return
-    keeping = asyncio.create_task(_keep_worker(server))
+    keeping = asyncio.create_task(_keep_worker(server, stop_s=worker_stop_s))
     try:
         await server.serve(sockets=[listener])
     finally:
@@ -278,7 +283,7 @@ async def _serve(
             await keeping
 
 
-async def _keep_worker(server: uvicorn.Server) -> None:
+async def _keep_worker(server: uvicorn.Server, *, stop_s: int) -> None:
     """Keep one worker process alive.
 
     Raises:
@@ -292,7 +297,7 @@ async def _keep_worker(server: uvicorn.Server) -> None:
         try:
             code = await process.wait()
         except asyncio.CancelledError:
-            await _end(process)
+            await _end(process, stop_s)
             raise
         if code == EXIT_UNUSABLE:
             server.should_exit = True
@@ -301,12 +306,12 @@ async def _keep_worker(server: uvicorn.Server) -> None:
         await asyncio.sleep(_RESPAWN_AFTER_S)
 
 
-async def _end(process: asyncio.subprocess.Process) -> None:
+async def _end(process: asyncio.subprocess.Process, stop_s: int) -> None:
     if process.returncode is not None:
         return
     process.terminate()
     try:
-        async with asyncio.timeout(_STOP_WITHIN_S):
+        async with asyncio.timeout(stop_s):
             await process.wait()
     except TimeoutError:
         process.kill()

@@ -83,6 +83,13 @@ class Settings(pydantic_settings.BaseSettings):
         description="Seconds between two looks of the API for news that waiting "
         "devices and event streams are told of.",
     )
+    stop_s: int = Field(
+        30,
+        ge=1,
+        le=3600,
+        description="Seconds that requests under way, and the fold of a round, have to "
+        "end well after SIGTERM. Let the supervisor wait longer than that.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severity that is logged."
     )
