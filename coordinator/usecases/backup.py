@@ -2,8 +2,8 @@
 
 The database first: whatever a row names was kept before the row. What it names is then
 copied, unless it went with its round meanwhile; then the database is copied anew, and
-only what the new copy names beyond the first is missing. That ends, because there is
-less to copy each time.
+only what the new copy names beyond the first is missing. That ends as soon as the open
+rounds' updates are copied sooner than a round takes.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ from coordinator.store import inventory
 from coordinator.store.blobs import BlobLost, BlobStore
 from coordinator.store.engine import Store
 
-_TRIES: Final = 5
+_TRIES: Final = 20
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +48,8 @@ def back_up(
         store.copy_to(database)
         needed = _needed(database)
         lost = []
-        for name in needed.keys() - whole:
+        # Updates first: they go with their round, all else stays.
+        for name in sorted(needed.keys() - whole, key=_is_kept_for_good):
             each = needed[name]
             try:
                 blobs.copy(name, folder)
@@ -68,6 +69,10 @@ def back_up(
         size_bytes=database.stat().st_size + sum(sizes[name] for name in kept),
         lost=tuple(sorted(lost)),
     )
+
+
+def _is_kept_for_good(name: str) -> bool:
+    return not name.startswith("updates/")
 
 
 def _needed(database: pathlib.Path) -> dict[str, inventory.Named]:
