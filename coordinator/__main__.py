@@ -19,7 +19,8 @@ from coordinator.domain.models import PRODUCTION
 from coordinator.protocol import operations, plans
 from coordinator.protocol.manifest import Name
 from coordinator.store import schema
-from coordinator.usecases import devices, models, registry, tasks
+from coordinator.store.files import StorageUnavailable
+from coordinator.usecases import devices, diagnosis, models, registry, tasks
 from coordinator.usecases.models import InvalidModel
 from coordinator.usecases.registry import Entry
 from coordinator.usecases.tasks import RoundView, VersionView
@@ -53,6 +54,7 @@ def _settings() -> Iterator[Settings]:
         schema.SchemaMismatch,
         composition.CannotStart,
         DomainError,
+        StorageUnavailable,
         OSError,
         UnicodeDecodeError,
     ) as error:
@@ -104,6 +106,53 @@ def migrate() -> None:
     with _settings() as settings:
         store = composition.open_store(settings)
         typer.echo(f"the database has schema {schema.upgrade(store)}")
+
+
+@cli.command()
+def doctor(
+    *,
+    repair: Annotated[
+        bool, typer.Option(help="Delete files that nothing needs.")
+    ] = False,
+) -> None:
+    """Compare files and database. Exit code 1 if anything is wrong.
+
+    A coordinator may run meanwhile. Files younger than an hour are left alone.
+    """
+    with _settings() as settings:
+        store, blobs = composition.open_existing(settings)
+        findings = diagnosis.examine(
+            store, blobs, now=SystemClock().now(), repair=repair
+        )
+        for finding in findings:
+            mended = " (mended)" if finding.is_mended else ""
+            typer.echo(f"{finding.trouble}: {finding.what}{mended}")
+        wrong = sum(not finding.is_mended for finding in findings)
+        mendable = sum(finding.trouble in diagnosis.MENDED for finding in findings)
+        typer.echo(f"{len(findings)} findings, {len(findings) - wrong} mended")
+        if mendable and not repair:
+            typer.echo(f"--repair mends {mendable} of them")
+        if wrong:
+            raise typer.Exit(1)
+
+
+@cli.command()
+def backup(
+    folder: Annotated[
+        pathlib.Path, typer.Argument(help="Folder to make; it must not exist.")
+    ],
+) -> None:
+    """Copy database, files and token while a coordinator runs. SQLite alone.
+
+    Start from the copy to restore it. Exit code 1 if a file was lost before.
+    """
+    with _settings() as settings:
+        copied = composition.back_up(settings, folder)
+        typer.echo(f"{folder} holds {copied.files} files, {copied.size_bytes} bytes")
+        for lost in copied.lost:
+            typer.echo(f"lost: {lost}")
+        if copied.lost:
+            raise typer.Exit(1)
 
 
 @cli.command("settings")

@@ -16,6 +16,7 @@ import logging
 import os
 import pathlib
 import secrets
+import shutil
 import signal
 import socket
 import sys
@@ -26,28 +27,32 @@ from typing import Final
 import fastapi
 import uvicorn
 
+from coordinator import logs
 from coordinator.api import application
+from coordinator.api.metrics import Metrics
 from coordinator.api.services import Identities, Services
 from coordinator.api.watcher import Watcher
 from coordinator.clock import SystemClock
-from coordinator.config import Settings
+from coordinator.config import DATABASE_FILE, Settings
 from coordinator.protocol import allocator
-from coordinator.store import schema
+from coordinator.store import files, schema
 from coordinator.store.blobs import BlobStore
 from coordinator.store.engine import Store
-from coordinator.usecases import devices, models
+from coordinator.usecases import backup, devices, models
+from coordinator.usecases.observation import Observer
 from coordinator.worker import Worker, name_of_this_process
 
 log = logging.getLogger(__name__)
 
+BLOBS: Final = "blobs"
 OPERATOR_TOKEN_FILE: Final = "operator.token"  # noqa: S105 - a file name
 _PARENT_VARIABLE: Final = "SHOAL_PARENT_PID"
 _RESPAWN_AFTER_S: Final = 1.0
-_STOP_WITHIN_S: Final = 10.0
 
 
 DATABASE_ERRORS: Final = Store.errors
 EXIT_UNUSABLE: Final = 78  # EX_CONFIG: starting again would change nothing
+EXIT_AWAY: Final = 75  # EX_TEMPFAIL: the database is away, starting again may help
 
 
 class CannotStart(Exception):
@@ -55,25 +60,19 @@ class CannotStart(Exception):
 
 
 def configure_logging(settings: Settings) -> None:
-    """Log to standard error, one line a record."""
-    logging.basicConfig(
-        level=settings.log_level.upper(),
-        format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
-    )
-    # What these say at every start or request would drown what matters.
-    for chatty in ("uvicorn.access", "uvicorn.error", "alembic"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    """Log to standard error, as the settings say."""
+    logs.configure(level=settings.log_level, form=settings.log_format)
 
 
 def open_store(settings: Settings) -> Store:
     """Open the database, whatever its schema."""
     settings.data_dir.mkdir(parents=True, exist_ok=True)
-    return Store(settings.url)
+    return Store(settings.url, durable=settings.durable)
 
 
 def open_blobs(settings: Settings) -> BlobStore:
     """Open the blob store."""
-    return BlobStore(settings.data_dir / "blobs")
+    return BlobStore(settings.data_dir / BLOBS, durable=settings.durable)
 
 
 def prepare(settings: Settings) -> tuple[Store, BlobStore]:
@@ -91,6 +90,52 @@ def prepare(settings: Settings) -> tuple[Store, BlobStore]:
     for folder in _model_folders(settings):
         models.register(store, blobs, folder, now=clock.now())
     return store, blobs
+
+
+def open_existing(settings: Settings) -> tuple[Store, BlobStore]:
+    """Open what a coordinator has written before, and write nothing.
+
+    Raises:
+        CannotStart: There is no database.
+        SchemaMismatch: It has another schema than this code.
+    """
+    path = settings.sqlite_path
+    if path is not None and not path.is_file():
+        raise CannotStart(f"there is no database at {path}")
+    store = open_store(settings)
+    schema.insist_newest(store)
+    return store, open_blobs(settings)
+
+
+def back_up(settings: Settings, target: pathlib.Path) -> backup.Copied:
+    """Copy the data folder: a coordinator may run, and starts from the copy.
+
+    The folder gets its name when all of it is on the disk.
+
+    Raises:
+        CannotStart: The target exists, or the database is not SQLite.
+    """
+    if settings.sqlite_path is None:
+        raise CannotStart("Postgres is backed up with pg_dump: see README.md")
+    if target.exists():
+        raise CannotStart(f"{target} exists already")
+    store, blobs = open_existing(settings)
+    partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+    partial.mkdir(mode=0o700, parents=True)
+    try:
+        copied = backup.back_up(
+            store, blobs, database=partial / DATABASE_FILE, folder=partial / BLOBS
+        )
+        token = settings.data_dir / OPERATOR_TOKEN_FILE
+        if token.is_file():
+            shutil.copy2(token, partial)
+        files.sync(partial)
+        partial.rename(target)
+        files.sync(target.parent)
+    finally:
+        store.close()
+        shutil.rmtree(partial, ignore_errors=True)
+    return copied
 
 
 def operator_token(settings: Settings) -> str:
@@ -119,6 +164,7 @@ def create_api(settings: Settings, store: Store, blobs: BlobStore) -> fastapi.Fa
         clock=SystemClock(),
         watcher=Watcher(store, interval_s=settings.watch_interval_s),
         identities=Identities(store),
+        metrics=Metrics(Observer(store)),
         wait_s=settings.wait_s,
     )
     return application.create(services, version=importlib.metadata.version("shoal"))
@@ -129,6 +175,7 @@ def serve(settings: Settings, *, with_worker: bool) -> None:
     allocator.keep_freed_memory()
     store, blobs = prepare(settings)
     app = create_api(settings, store, blobs)
+    app.state.services.metrics.start()
     listener = socket.create_server(
         (settings.host, settings.port), backlog=2048, reuse_port=False
     )
@@ -139,7 +186,7 @@ def serve(settings: Settings, *, with_worker: bool) -> None:
         log_config=None,
         access_log=False,
         proxy_headers=False,  # who calls is told by tokens, not by addresses
-        timeout_graceful_shutdown=5,
+        timeout_graceful_shutdown=settings.stop_s,
         timeout_keep_alive=75,
     )
     server = _Server(config, app.state.services.watcher)
@@ -148,7 +195,13 @@ def serve(settings: Settings, *, with_worker: bool) -> None:
         signal.signal(number, lambda *_: None)
     try:
         with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
-            runner.run(_serve(server, listener, with_worker=with_worker))
+            runner.run(
+                _serve(
+                    server,
+                    listener,
+                    worker_stop_s=settings.stop_s if with_worker else None,
+                )
+            )
     finally:
         store.close()
 
@@ -173,9 +226,17 @@ def work(settings: Settings) -> None:
     except backend.GpuUnavailable as error:
         raise CannotStart(str(error)) from error
     store = open_store(settings)
-    schema.ensure(store)
     engine = Engine(device)
-    for view in models.list_models(store):
+    try:
+        schema.ensure(store)
+        known = models.list_models(store)
+    except DATABASE_ERRORS as error:
+        if parent is None:
+            raise
+        # The API that started this worker has used the database before.
+        log.warning("the database is away: %s", error)
+        raise SystemExit(EXIT_AWAY) from error
+    for view in known:
         if stop.is_set():
             break
         engine.warm_up(view.model.manifest.trainable_size)
@@ -206,14 +267,14 @@ class _Server(uvicorn.Server):
 
 
 async def _serve(
-    server: uvicorn.Server, listener: socket.socket, *, with_worker: bool
+    server: uvicorn.Server, listener: socket.socket, *, worker_stop_s: int | None
 ) -> None:
     host, port = listener.getsockname()[:2]
     log.info("coordinator listens on http://%s:%d (API at /docs)", host, port)
-    if not with_worker:
+    if worker_stop_s is None:
         await server.serve(sockets=[listener])
         return
-    keeping = asyncio.create_task(_keep_worker(server))
+    keeping = asyncio.create_task(_keep_worker(server, stop_s=worker_stop_s))
     try:
         await server.serve(sockets=[listener])
     finally:
@@ -222,7 +283,7 @@ async def _serve(
             await keeping
 
 
-async def _keep_worker(server: uvicorn.Server) -> None:
+async def _keep_worker(server: uvicorn.Server, *, stop_s: int) -> None:
     """Keep one worker process alive.
 
     Raises:
@@ -236,7 +297,7 @@ async def _keep_worker(server: uvicorn.Server) -> None:
         try:
             code = await process.wait()
         except asyncio.CancelledError:
-            await _end(process)
+            await _end(process, stop_s)
             raise
         if code == EXIT_UNUSABLE:
             server.should_exit = True
@@ -245,12 +306,12 @@ async def _keep_worker(server: uvicorn.Server) -> None:
         await asyncio.sleep(_RESPAWN_AFTER_S)
 
 
-async def _end(process: asyncio.subprocess.Process) -> None:
+async def _end(process: asyncio.subprocess.Process, stop_s: int) -> None:
     if process.returncode is not None:
         return
     process.terminate()
     try:
-        async with asyncio.timeout(_STOP_WITHIN_S):
+        async with asyncio.timeout(stop_s):
             await process.wait()
     except TimeoutError:
         process.kill()

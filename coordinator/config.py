@@ -14,7 +14,9 @@ from pydantic import Field
 from pydantic_settings import PydanticBaseSettingsSource
 
 CONFIG_VARIABLE = "SHOAL_CONFIG"
-_DATABASES = ("postgresql://", "sqlite:///")
+DATABASE_FILE = "coordinator.db"
+_SQLITE = "sqlite:///"
+_DATABASES = ("postgresql://", _SQLITE)
 
 
 class InvalidSettings(ValueError):
@@ -37,6 +39,12 @@ class Settings(pydantic_settings.BaseSettings):
         None,
         description="`postgresql://user:password@host/name` or `sqlite:///path`. "
         "Default: `coordinator.db` in the data folder.",
+    )
+    durable: bool = Field(
+        default=True,
+        description="An update that was answered with a receipt outlives a power cut: "
+        "every file and every commit waits for the disk. `false` is faster, for "
+        "simulations; a killed process loses nothing either way.",
     )
     host: str = Field(
         "127.0.0.1",
@@ -75,8 +83,21 @@ class Settings(pydantic_settings.BaseSettings):
         description="Seconds between two looks of the API for news that waiting "
         "devices and event streams are told of.",
     )
+    stop_s: int = Field(
+        30,
+        ge=1,
+        le=3600,
+        description="Seconds that requests under way, and the fold of a round, have to "
+        "end well after SIGTERM. Let the supervisor wait longer than that.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severity that is logged."
+    )
+
+    log_format: Literal["text", "json"] = Field(
+        "text",
+        description="`text` for people; `json` for programs: one object a line, with "
+        "`at`, `level`, `logger`, `message` and the ids that it is about.",
     )
 
     @pydantic.field_validator("database_url")
@@ -92,7 +113,14 @@ class Settings(pydantic_settings.BaseSettings):
         """The database's URL."""
         if self.database_url is not None:
             return self.database_url
-        return f"sqlite:///{self.data_dir.resolve() / 'coordinator.db'}"
+        return f"{_SQLITE}{self.data_dir.resolve() / DATABASE_FILE}"
+
+    @property
+    def sqlite_path(self) -> pathlib.Path | None:
+        """The database's file; none if it is not SQLite."""
+        if not self.url.startswith(_SQLITE):
+            return None
+        return pathlib.Path(self.url.removeprefix(_SQLITE))
 
     @classmethod
     def settings_customise_sources(

@@ -9,13 +9,16 @@ import logging
 import os
 import socket
 import threading
+from collections.abc import Callable
 from typing import Final
 
+from coordinator import logs
 from coordinator.clock import Clock
 from coordinator.domain import gate
-from coordinator.store.blobs import BlobStore
+from coordinator.store.blobs import STALE_AFTER, BlobLost, BlobStore
 from coordinator.store.engine import StaleWrite, Store
-from coordinator.usecases import release, rounds
+from coordinator.store.files import StorageUnavailable
+from coordinator.usecases import release, rounds, workers
 from coordinator.usecases.rounds import Claim
 
 log = logging.getLogger(__name__)
@@ -23,7 +26,8 @@ log = logging.getLogger(__name__)
 _RENEW_AFTER: Final = dt.timedelta(seconds=5)
 _AFTER_FAILURE_S: Final = 1.0
 _REST_WITHOUT_ROUNDS: Final = 10
-_STALE_INCOMING: Final = dt.timedelta(hours=1)
+#: What somebody mends while the worker waits.
+_AWAY: Final[tuple[type[Exception], ...]] = (StorageUnavailable, *Store.errors)
 
 
 def name_of_this_process() -> str:
@@ -65,25 +69,52 @@ class Worker:
         self._clock = clock
         self._name = name
         self._interval_s = interval_s
+        self._beaten = clock.now()
 
     def run(self, stop: threading.Event) -> None:
         """Work until ``stop`` is set."""
+        self._look(self._take_over, stop)
+        while not stop.is_set():
+            self._look(self._step_or_rest, stop)
+        self._look(self._leave, stop)
+
+    def _look(
+        self, body: Callable[[threading.Event], None], stop: threading.Event
+    ) -> None:
+        try:
+            body(stop)
+        except _AWAY as error:
+            log.error("worker %s waits: %s", self._name, error)  # noqa: TRY400 - no bug
+            stop.wait(_AFTER_FAILURE_S)
+        except Exception:  # the edge of the loop
+            log.exception("worker %s failed and goes on", self._name)
+            stop.wait(_AFTER_FAILURE_S)
+
+    def _take_over(self, _: threading.Event) -> None:
+        """Pick up what workers that died here left behind."""
         freed = rounds.free_claims(
             self._store, is_gone=_died_here, now=self._clock.now()
         )
         if freed:
             log.warning("%d rounds of workers that died here are taken over", freed)
-        stale = self._clock.now() - _STALE_INCOMING
+        self._beat(starts=True)
+        stale = self._clock.now() - STALE_AFTER
         self._blobs.delete_stale_incoming(older_than=stale.timestamp())
-        while not stop.is_set():
-            try:
-                rest_s = 0.0 if self.step() else self._pause_s()
-            except Exception:  # the edge of the loop
-                log.exception("worker %s failed and goes on", self._name)
-                stop.wait(_AFTER_FAILURE_S)
-                continue
-            if rest_s:
-                stop.wait(rest_s)
+
+    def _leave(self, _: threading.Event) -> None:
+        workers.leave(self._store, worker=self._name)
+
+    def _beat(self, *, starts: bool = False) -> None:
+        """Say now and then that this worker lives."""
+        now = self._clock.now()
+        if starts or now - self._beaten >= workers.BEAT_EVERY:
+            workers.beat(self._store, worker=self._name, now=now, starts=starts)
+            self._beaten = now
+
+    def _step_or_rest(self, stop: threading.Event) -> None:
+        self._beat()
+        if not self.step():
+            stop.wait(self._pause_s())
 
     def _pause_s(self) -> float:
         """How long to rest: nothing is urgent where no round is open."""
@@ -95,7 +126,9 @@ class Worker:
         advanced = rounds.advance(self._store, now=self._clock.now())
         claim = rounds.claim(self._store, worker=self._name, now=self._clock.now())
         if claim is not None:
-            self._release(claim)
+            round_ = claim.round
+            with logs.about(worker=self._name, task=round_.task, round=round_.id):
+                self._release(claim)
         cleaned = rounds.clean_up(self._store, self._blobs)
         return bool(advanced or claim or cleaned)
 
@@ -104,6 +137,7 @@ class Worker:
 
         def keep_hold(_: int) -> None:
             nonlocal renewed
+            self._beat()
             now = self._clock.now()
             if now - renewed >= _RENEW_AFTER:
                 rounds.renew(self._store, claim, worker=self._name, now=now)
@@ -119,9 +153,13 @@ class Worker:
                 on_progress=keep_hold,
                 now=self._clock.now,
             )
-        except (ArithmeticError, gate.Rejected) as error:
+        except (ArithmeticError, gate.Rejected, BlobLost) as error:
             log.warning("round %d: %s", round_.id, error)
             rounds.give_up(self._store, claim, str(error), now=self._clock.now())
+            return
+        except StorageUnavailable as error:
+            log.error("round %d waits: %s", round_.id, error)  # noqa: TRY400 - no bug
+            rounds.hand_back(self._store, claim, str(error), now=self._clock.now())
             return
         except StaleWrite:
             log.warning("round %d was taken over or cancelled", round_.id)

@@ -117,6 +117,7 @@ class EmbeddedCoordinator:
         settings = {
             "SHOAL_DATA_DIR": str(self.data_dir.resolve()),
             "SHOAL_PORT": self.url.rpartition(":")[2],
+            "SHOAL_DURABLE": "false",  # a simulation is run again
         }
         if self._database_url is not None:
             settings["SHOAL_DATABASE_URL"] = self._database_url

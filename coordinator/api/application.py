@@ -15,6 +15,7 @@ from coordinator.api import (
     registry,
     tasks,
 )
+from coordinator.api.metrics import Observed
 from coordinator.api.services import Services
 
 _DESCRIPTION = """
@@ -50,6 +51,7 @@ def create(services: Services, *, version: str) -> fastapi.FastAPI:
         finally:
             services.watcher.stop_soon()
             await watching
+            services.checkers.shutdown(wait=False)
 
     app = fastapi.FastAPI(
         title="Shoal coordinator",
@@ -62,6 +64,7 @@ def create(services: Services, *, version: str) -> fastapi.FastAPI:
         redoc_url=None,
     )
     app.state.services = services
+    app.add_middleware(Observed, metrics=services.metrics)
     problems.install(app, away=services.store.errors)
     for module in (devices, assignments, models, registry, tasks, health):
         app.include_router(module.router)

@@ -9,6 +9,7 @@ from fastapi import Header, Request
 from coordinator.api.problems import BodyTooLarge, DigestNeeded, refusals
 from coordinator.api.services import DeviceToken, Given
 from coordinator.protocol import codings, digests, messages, problems
+from coordinator.store.files import Incoming
 from coordinator.usecases import participation
 
 router = fastapi.APIRouter(prefix="/v1/assignments/{assignment_id}", tags=["device"])
@@ -28,6 +29,7 @@ _RESULT = (
 _UPDATE = (
     *_RESULT,
     problems.BETWEEN_ROUNDS,
+    problems.STORAGE_UNAVAILABLE,
     problems.DIGEST_NEEDED,
     problems.DIGEST_MISMATCH,
     problems.UPDATE_TOO_LARGE,
@@ -105,7 +107,8 @@ async def submit_update(  # noqa: PLR0917 - FastAPI passes them by name
         raise DigestNeeded(str(error)) from error
     path = given.blobs.new_incoming()
     try:
-        await _receive(request, path, limit=expected.max_bytes)
+        size = await _receive(request, path, limit=expected.max_bytes)
+        given.metrics.count_upload(size)
         accepted = await given.call(
             lambda: participation.submit_update(
                 given.store,
@@ -120,7 +123,7 @@ async def submit_update(  # noqa: PLR0917 - FastAPI passes them by name
             )
         )
     finally:
-        path.unlink(missing_ok=True)
+        given.blobs.drop_incoming(path)
     update = accepted.update
     return messages.Receipt(
         assignment=assignment_id,
@@ -190,20 +193,25 @@ async def report_failure(
     return await given.call(call)
 
 
-async def _receive(request: Request, path: pathlib.Path, *, limit: int) -> None:
+async def _receive(request: Request, path: pathlib.Path, *, limit: int) -> int:
     """Write the body to ``path`` as it comes, so that memory stays flat.
+
+    Returns:
+        Its size in bytes.
 
     Raises:
         BodyTooLarge: It has more than ``limit`` bytes.
+        StorageUnavailable: It does not fit on the disk.
     """
     declared = request.headers.get("Content-Length", "0")
     if declared.isascii() and declared.isdigit() and int(declared) > limit:
         raise BodyTooLarge(f"the body has {declared} bytes, the limit is {limit}")
     size = 0
     # Writes go to the page cache: shorter than a hop to a thread and back.
-    with path.open("wb", buffering=0) as file:
+    with Incoming(path) as incoming:
         async for chunk in request.stream():
             size += len(chunk)
             if size > limit:
                 raise BodyTooLarge(f"the body exceeds the limit of {limit} bytes")
-            file.write(chunk)
+            incoming.write(chunk)
+    return size

@@ -7,6 +7,7 @@ from typing import Annotated
 import fastapi
 from fastapi import Header
 
+from coordinator import logs
 from coordinator.api import rendering
 from coordinator.api.problems import IdempotencyKeyNeeded, refusals
 from coordinator.api.services import DeviceToken, Given, OperatorToken
@@ -118,6 +119,8 @@ async def check_in(
         newest = given.watcher.newest_work
         outcome = await given.call(ask)
         if not isinstance(outcome, WaitReason):
+            logs.note(round=outcome.round.id, assignment=outcome.assignment.id)
+            given.metrics.count_check_in("assigned")
             return messages.CheckIn(
                 assignment=rendering.assignment(
                     outcome, encodings_known=body.encodings, now=given.clock.now()
@@ -127,6 +130,7 @@ async def check_in(
             )
         left = until - loop.time()
         if left <= 0 or outcome is WaitReason.TASKS_ENDED or given.watcher.stopped:
+            given.metrics.count_check_in(outcome)
             wait_s = given.jittered_wait_s()
             response.headers["Retry-After"] = str(max(1, round(wait_s)))
             return messages.CheckIn(

@@ -77,11 +77,12 @@ def blob(
 
     Raises:
         RangeNotSatisfiable: The part begins behind the end.
+        BlobLost, StorageUnavailable: The file is not there.
     """
     headers = {**_headers(sha256), **extra}
     if is_cached(request, headers["ETag"]):
         return Response(status_code=304, headers=headers)
-    path = given.blobs.path(sha256)
+    path = given.blobs.find(sha256)
     _settle_range(request, path.stat().st_size)
     return _Blob(path, media_type=media_type, headers=headers)
 

@@ -1,45 +1,100 @@
-"""Whether the process lives and can serve."""
+"""Whether the process lives, whether all that a round needs is there, and metrics."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
 
 import fastapi
 from fastapi import Response
 
-from coordinator.api.services import Given
-from coordinator.protocol import operations, paths
-from coordinator.usecases import tasks
+from coordinator.api.metrics import MEDIA_TYPE
+from coordinator.api.problems import refusals, refuse_unready
+from coordinator.api.services import Given, OperatorToken, Services
+from coordinator.protocol import operations, paths, problems
+from coordinator.usecases import devices, workers
 
 router = fastapi.APIRouter(tags=["health"])
+_OK: Final = "ok"
+_PATIENCE_S: Final = 3.0
 
 
 @router.get(paths.HEALTH, response_model=operations.Health, summary="Is it alive?")
 async def get_health() -> operations.Health:
-    """Answer as long as the process can."""
+    """Answer as long as the process can. Restart it when this does not answer."""
     return operations.Health()
 
 
 @router.get(
     paths.READY,
     response_model=operations.Readiness,
-    responses={503: {"model": operations.Readiness, "description": "Not ready."}},
-    summary="Can it serve devices?",
+    responses=refusals(problems.NOT_READY),
+    summary="Is all there that a round needs?",
 )
-async def get_readiness(given: Given, response: Response) -> operations.Readiness:
-    """Check the database and the blob store."""
+async def get_readiness(given: Given) -> operations.Readiness | Response:
+    """Check the database, the blob store and the workers.
 
-    def check() -> dict[str, str]:
-        return {
-            "database": "ok" if _answers(given) else "does not answer",
-            "blobs": "ok" if given.blobs.is_writable() else "folder is not writable",
-        }
+    Each check has three seconds. A refusal names in `checks` what is missing. Without a
+    worker devices are still served, and rounds wait for one.
+    """
+    (database, worker), blobs = await asyncio.gather(
+        _answer(given, lambda: _look_at_database(given)),
+        _answer(given, lambda: (_look_at_blobs(given), "")),
+    )
+    checks = {"database": database, "blobs": blobs[0], "worker": worker}
+    if all(value == _OK for value in checks.values()):
+        return operations.Readiness(checks=checks)
+    return refuse_unready(checks)
 
-    checks = await given.call(check)
-    ready = all(value == "ok" for value in checks.values())
-    response.status_code = 200 if ready else 503
-    return operations.Readiness(status="ready" if ready else "not_ready", checks=checks)
+
+@router.get(
+    paths.METRICS,
+    tags=["operator"],
+    response_class=Response,
+    responses={
+        200: {
+            "description": "Prometheus' text format.",
+            "content": {"text/plain": {"schema": {"type": "string"}}},
+        },
+        **refusals(problems.UNAUTHENTICATED, problems.FORBIDDEN, *problems.FILES),
+    },
+    summary="Get metrics",
+)
+async def get_metrics(given: Given, token: OperatorToken) -> Response:
+    """Get what this process counts, and what the database says of all of them."""
+
+    def call() -> bytes:
+        devices.authenticate_operator(given.store, token)
+        return given.metrics.render(
+            given.clock, given.blobs, waiting=given.watcher.waiting
+        )
+
+    return Response(await given.call(call), media_type=MEDIA_TYPE)
 
 
-def _answers(given: Given) -> bool:
+async def _answer(
+    given: Services, check: Callable[[], tuple[str, str]]
+) -> tuple[str, str]:
+    asked = asyncio.get_running_loop().run_in_executor(given.checkers, check)
     try:
-        tasks.last_event_id(given.store)
+        async with asyncio.timeout(_PATIENCE_S):
+            return await asked
+    except TimeoutError:
+        return f"no answer within {_PATIENCE_S:g} s", "unknown"
+
+
+def _look_at_database(given: Services) -> tuple[str, str]:
+    """What to say of the database, and of the workers that write to it."""
+    try:
+        seen = workers.last_seen(given.store)
     except given.store.errors:
-        return False
-    return True
+        return "cannot be written", "unknown"
+    if seen is None:
+        return _OK, "none is running"
+    silent = given.clock.now() - seen
+    if silent > workers.SILENT_AFTER:
+        return _OK, f"none was seen for {silent.total_seconds():.0f} s"
+    return _OK, _OK
+
+
+def _look_at_blobs(given: Services) -> str:
+    return _OK if given.blobs.is_writable() else "the folder cannot be written"

@@ -43,7 +43,9 @@ async def list_models(given: Given, token: OperatorToken) -> operations.ModelLis
     responses={
         **downloads.binary("The manifest, canonical JSON.", "application/json"),
         **downloads.PART,
-        **refusals(problems.RANGE_NOT_SATISFIABLE, problems.MODEL_UNKNOWN),
+        **refusals(
+            problems.RANGE_NOT_SATISFIABLE, problems.MODEL_UNKNOWN, *problems.FILES
+        ),
     },
     summary="Get a model's manifest",
 )
@@ -59,7 +61,9 @@ async def get_manifest(model: Name, request: Request, given: Given) -> Response:
     responses={
         **downloads.binary("The training graph, without weights.", downloads.TENSORS),
         **downloads.PART,
-        **refusals(problems.RANGE_NOT_SATISFIABLE, problems.MODEL_UNKNOWN),
+        **refusals(
+            problems.RANGE_NOT_SATISFIABLE, problems.MODEL_UNKNOWN, *problems.FILES
+        ),
     },
     summary="Get a model's training graph",
 )
@@ -84,6 +88,7 @@ async def get_train_graph(model: Name, request: Request, given: Given) -> Respon
             problems.RANGE_NOT_SATISFIABLE,
             problems.MODEL_UNKNOWN,
             problems.VERSION_UNKNOWN,
+            *problems.FILES,
         ),
     },
     summary="Get a version's weights",
@@ -108,7 +113,7 @@ async def get_weights(
         **downloads.binary(
             "The inference graph with this version's weights.", downloads.TENSORS
         ),
-        **refusals(problems.MODEL_UNKNOWN, problems.VERSION_UNKNOWN),
+        **refusals(problems.MODEL_UNKNOWN, problems.VERSION_UNKNOWN, *problems.FILES),
     },
     summary="Get a version to run",
 )

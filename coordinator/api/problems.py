@@ -9,9 +9,12 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from coordinator import logs
 from coordinator.domain import errors
 from coordinator.protocol import codings, deltas, encodings, problems, tensors
 from coordinator.protocol.problems import ProblemType
+from coordinator.store.blobs import BlobLost
+from coordinator.store.files import StorageUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +89,8 @@ def install(app: fastapi.FastAPI, *, away: tuple[type[Exception], ...] = ()) -> 
         app.add_exception_handler(database_error, _wait)
     for kind in PROBLEMS:
         app.add_exception_handler(kind, _refuse)
+    app.add_exception_handler(StorageUnavailable, _miss_storage)
+    app.add_exception_handler(BlobLost, _miss_blob)
     app.add_exception_handler(RequestValidationError, _refuse_form)
     app.add_exception_handler(HTTPException, _refuse_http)
     app.add_exception_handler(Exception, _fail)
@@ -126,6 +131,7 @@ def respond(
     kind: ProblemType, detail: str | None = None, **members: object
 ) -> JSONResponse:
     """Return the response that refuses with ``kind``."""
+    logs.note(problem=kind.slug)
     retry_after_s = RETRY_AFTER_S if kind.retry else None
     headers = {}
     if retry_after_s is not None:
@@ -138,6 +144,12 @@ def respond(
         headers=headers,
         media_type=problems.MEDIA_TYPE,
     )
+
+
+def refuse_unready(checks: Mapping[str, str]) -> JSONResponse:
+    """Return the response that names what is missing, by check."""
+    missing = [f"{name}: {said}" for name, said in checks.items() if said != "ok"]
+    return respond(problems.NOT_READY, "; ".join(missing), checks=dict(checks))
 
 
 async def _refuse(_: fastapi.Request, error: Exception) -> JSONResponse:
@@ -172,6 +184,17 @@ async def _refuse_http(_: fastapi.Request, error: Exception) -> JSONResponse:
 async def _wait(request: fastapi.Request, error: Exception) -> JSONResponse:
     log.warning("%s %s: the database: %s", request.method, request.url.path, error)
     return respond(problems.UNAVAILABLE)
+
+
+# What these say names folders of the coordinator: it is for the log alone.
+async def _miss_storage(request: fastapi.Request, error: Exception) -> JSONResponse:
+    log.error("%s %s: %s", request.method, request.url.path, error)
+    return respond(problems.STORAGE_UNAVAILABLE)
+
+
+async def _miss_blob(request: fastapi.Request, error: Exception) -> JSONResponse:
+    log.error("%s %s: %s", request.method, request.url.path, error)
+    return respond(problems.BLOB_LOST)
 
 
 async def _fail(request: fastapi.Request, error: Exception) -> JSONResponse:

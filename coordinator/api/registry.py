@@ -133,7 +133,7 @@ async def remove_tag(model: Name, tag: Tag, given: Given, token: OperatorToken) 
     responses={
         **downloads.binary("safetensors in manifest order.", downloads.TENSORS),
         **downloads.PART,
-        **refusals(problems.RANGE_NOT_SATISFIABLE, *_UNKNOWN_TAG),
+        **refusals(problems.RANGE_NOT_SATISFIABLE, *_UNKNOWN_TAG, *problems.FILES),
     },
     summary="Get the weights that a tag points to",
 )
@@ -165,7 +165,7 @@ async def get_tagged_weights(
         **downloads.binary(
             "The inference graph with that version's weights.", downloads.TENSORS
         ),
-        **refusals(*_UNKNOWN_TAG),
+        **refusals(*_UNKNOWN_TAG, *problems.FILES),
     },
     summary="Get what a tag points to, to run it",
 )

@@ -3,12 +3,15 @@
 import dataclasses
 import secrets
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, TypeVar
 
 import fastapi
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.concurrency import run_in_threadpool
 
+from coordinator import logs
+from coordinator.api.metrics import Metrics
 from coordinator.api.watcher import Watcher
 from coordinator.clock import Clock
 from coordinator.domain import selection
@@ -47,6 +50,7 @@ class Identities:
             while len(self._by_hash) >= self._most:
                 self._by_hash.pop(next(iter(self._by_hash)), None)
             self._by_hash[hashed] = known
+        logs.note(device=known)
         return known
 
 
@@ -59,7 +63,12 @@ class Services:
     clock: Clock
     watcher: Watcher
     identities: Identities
+    metrics: Metrics
     wait_s: float  #: mean seconds that a device without work is told to wait
+    #: Threads of their own: readiness is told when all the others hang.
+    checkers: ThreadPoolExecutor = dataclasses.field(
+        default_factory=lambda: ThreadPoolExecutor(4, "checker")
+    )
 
     def jittered_wait_s(self) -> float:
         """Draw how long a device without work should wait, in seconds."""

@@ -31,6 +31,7 @@ _STREAM_BATCH = 500
         problems.MODEL_UNKNOWN,
         problems.TASK_EXISTS,
         problems.UNSUITABLE_PLAN,
+        *problems.FILES,
     ),
     summary="Start a task",
 )

@@ -36,6 +36,11 @@ class Watcher:
         """Id of the newest known event after which a check-in may succeed."""
         return self._work
 
+    @property
+    def waiting(self) -> int:
+        """How many requests wait for news."""
+        return self._waiting
+
     async def run(self) -> None:
         """Look until told to stop; never leaves a query behind."""
         self._loop = asyncio.get_running_loop()

@@ -18,6 +18,7 @@ class Happening(enum.StrEnum):
     ROUND_OPENED = "round_opened"
     ROUND_AGGREGATING = "round_aggregating"  # it has its results
     ROUND_CLAIMED = "round_claimed"  # a worker folds it
+    ROUND_HANDED_BACK = "round_handed_back"  # it could not be folded then
     ROUND_COMMITTED = "round_committed"
     ROUND_ABANDONED = "round_abandoned"
     VERSION_PUBLISHED = "version_published"

@@ -10,7 +10,8 @@
 *collecting*: devices check in, hold leased assignments and report. Its deadline ends it
 whatever they do. *aggregating*: a worker claims the round until the deadline, which is
 the worker's lease; when that passes, another worker may claim it, so a worker that dies
-costs time and nothing else. *committed* and *abandoned* are terminal.
+costs time and nothing else. A worker that lives and cannot fold it now, because a disk
+is full, hands it back. *committed* and *abandoned* are terminal.
 """
 
 import dataclasses
@@ -25,6 +26,7 @@ from coordinator.protocol.vocabulary import Kind
 
 FOLD_LEASE: Final = dt.timedelta(seconds=15)  # a worker that folds renews it
 MAX_CLAIMS: Final = 5
+HAND_BACK_PAUSE: Final = dt.timedelta(seconds=5)  # until it may be claimed again
 
 
 class Phase(enum.StrEnum):
@@ -43,6 +45,7 @@ class Event(enum.StrEnum):
     MINIMUM_MET = "minimum_met"  # the deadline passed with enough results
     MINIMUM_MISSED = "minimum_missed"  # the deadline passed with too few
     CLAIMED = "claimed"  # a worker took the round to fold it
+    HANDED_BACK = "handed_back"  # the worker cannot fold it now, and lives
     RELEASED = "released"  # the result was published
     GIVEN_UP = "given_up"  # folding failed too often, or its result is unusable
     CANCELLED = "cancelled"  # an operator stopped the task
@@ -57,6 +60,7 @@ TRANSITIONS: Final[Mapping[Phase, Mapping[Event, Phase]]] = {
     },
     Phase.AGGREGATING: {
         Event.CLAIMED: Phase.AGGREGATING,
+        Event.HANDED_BACK: Phase.AGGREGATING,
         Event.RELEASED: Phase.COMMITTED,
         Event.GIVEN_UP: Phase.ABANDONED,
         Event.CANCELLED: Phase.ABANDONED,
@@ -169,13 +173,17 @@ class Round:
         phase = TRANSITIONS[self.phase].get(event)
         if phase is None:
             raise RoundClosed(self.id, self.phase, event)
-        claimed = event is Event.CLAIMED
+        deadline, claims = now, self.claims  # entered just now, it may be claimed
+        if event is Event.CLAIMED:
+            deadline, claims = now + FOLD_LEASE, claims + 1
+        elif event is Event.HANDED_BACK:
+            # The claim does not count: it did not kill its worker.
+            deadline, claims = now + HAND_BACK_PAUSE, claims - 1
         return dataclasses.replace(
             self,
             phase=phase,
-            # A round that enters aggregating may be claimed at once.
-            deadline=now + FOLD_LEASE if claimed else now,
-            claims=self.claims + claimed,
+            deadline=deadline,
+            claims=claims,
             owner=owner,
             result_version=result_version,
             closed_at=now if phase in TERMINAL else None,

@@ -284,7 +284,7 @@ class Health(Record):
 
 
 class Readiness(Record):
-    """Whether the coordinator can serve devices."""
+    """All that a round needs is there."""
 
-    status: Literal["ready", "not_ready"]
-    checks: dict[str, str] = Field(description="`ok` or what is wrong, by check.")
+    status: Literal["ready"] = "ready"
+    checks: dict[str, str] = Field(description="`ok`, by check.")

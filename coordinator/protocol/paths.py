@@ -7,6 +7,7 @@ TASKS = "/v1/tasks"
 EVENTS = "/v1/events"
 HEALTH = "/healthz"
 READY = "/readyz"
+METRICS = "/metrics"
 
 
 def manifest(model: str) -> str:

@@ -73,6 +73,26 @@ INTERNAL = _problem(
 UNAVAILABLE = _problem(
     "unavailable", _S.SERVICE_UNAVAILABLE, "The coordinator is busy", retry=True
 )
+NOT_READY = _problem(
+    "not-ready",
+    _S.SERVICE_UNAVAILABLE,
+    "Something is missing that a round needs",
+    retry=True,
+)
+# Files
+STORAGE_UNAVAILABLE = _problem(
+    "storage-unavailable",
+    _S.SERVICE_UNAVAILABLE,
+    "The coordinator cannot write or read its files now",
+    retry=True,
+)
+BLOB_LOST = _problem(
+    "blob-lost",
+    _S.SERVICE_UNAVAILABLE,
+    "The coordinator has lost these bytes and its operator must bring them back",
+    retry=True,
+)
+FILES: Final = (STORAGE_UNAVAILABLE, BLOB_LOST)
 # Check-in
 IDEMPOTENCY_KEY_NEEDED = _problem(
     "idempotency-key-needed",

@@ -155,6 +155,13 @@ def counts(tx: Transaction, round_id: int, now: dt.datetime) -> Counts:
     )
 
 
+def count_leased(tx: Transaction) -> int:
+    """Return how many devices hold a place in any round."""
+    query = sa.select(sa.func.count()).where(assignments.c.state == State.LEASED)
+    count: int = tx.connection.execute(query).scalar_one()
+    return count
+
+
 def count_accepted(tx: Transaction, round_id: int) -> int:
     """Return how many results of a round were accepted."""
     count: int = tx.connection.execute(_ACCEPTED, {"round_id": round_id}).scalar_one()

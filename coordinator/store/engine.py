@@ -1,6 +1,8 @@
 """A database, and named transactions in it."""
 
+import contextlib
 import dataclasses
+import pathlib
 import sqlite3
 import threading
 from collections.abc import Callable, Mapping
@@ -9,9 +11,11 @@ from typing import Any, Final, TypeVar
 import sqlalchemy as sa
 from sqlalchemy import event, exc
 
+from coordinator.store.files import StorageUnavailable, storage, sync
+
 T = TypeVar("T")
 MAX_TRIES: Final = 6
-_BUSY_TIMEOUT_MS: Final = 15_000
+_BUSY_TIMEOUT_S: Final = 15.0
 #: Postgres: what makes a transaction one snapshot.
 _SNAPSHOT: Final = {
     "isolation_level": "REPEATABLE READ",
@@ -20,6 +24,10 @@ _SNAPSHOT: Final = {
 #: Postgres: serialization failure, deadlock detected, unique violation. The last is a
 #: race for a place that a second look finds taken; a real bug fails every try.
 _LOST_RACES: Final = frozenset({"40001", "40P01", "23505"})
+
+
+class Busy(Exception):
+    """Another writer of this process does not let go of the database."""
 
 
 class StaleWrite(Exception):
@@ -48,9 +56,14 @@ class Transaction:
 class Store:
     """Runs transactions on SQLite or Postgres, from any thread."""
 
-    def __init__(self, url: str) -> None:
-        """Open the database at ``url``, an SQLAlchemy URL. Connects at first use."""
-        self._engine = _create_engine(url)
+    def __init__(self, url: str, *, durable: bool) -> None:
+        """Open a database. Connects at first use.
+
+        Args:
+            url: Where it is, as SQLAlchemy names it.
+            durable: Whether what was committed must outlive a power cut.
+        """
+        self._engine = _create_engine(url, durable=durable)
         snapshot = {} if self._engine.dialect.name == "sqlite" else _SNAPSHOT
         self._reader = self._engine.execution_options(reads=True, **snapshot)
         # SQLite has one writer. Queueing here beats its sleeping busy handler.
@@ -60,6 +73,7 @@ class Store:
 
     #: What a database raises that is busy, broken or gone for now.
     errors: Final[tuple[type[Exception], ...]] = (
+        Busy,
         StaleWrite,
         exc.OperationalError,
         exc.InterfaceError,
@@ -95,6 +109,30 @@ class Store:
                     raise
         return self._once(name, body)
 
+    def copy_to(self, path: pathlib.Path) -> None:
+        """Copy the database as it is at one moment to a file. On SQLite alone.
+
+        Raises:
+            StorageUnavailable: The copy cannot be written.
+        """
+        with storage("copy the database"):
+            path.unlink(missing_ok=True)
+            connection = self._engine.raw_connection()
+            try:
+                source = connection.driver_connection
+                if not isinstance(source, sqlite3.Connection):
+                    raise TypeError(f"only SQLite is copied so, got {type(source)}")
+                with contextlib.closing(sqlite3.connect(path)) as copy:
+                    source.backup(copy)
+            except sqlite3.Error as error:
+                raise StorageUnavailable(
+                    f"cannot copy the database: {error}"
+                ) from error
+            finally:
+                connection.close()
+            sync(path)
+            sync(path.parent)
+
     def close(self) -> None:
         """Close every connection."""
         self._engine.dispose()
@@ -103,22 +141,30 @@ class Store:
         if self._writer is None:
             with self._engine.begin() as connection:
                 return body(Transaction(connection, name))
-        with self._writer, self._engine.begin() as connection:
-            return body(Transaction(connection, name))
+        if not self._writer.acquire(timeout=_BUSY_TIMEOUT_S):
+            raise Busy(f"{name} waited {_BUSY_TIMEOUT_S:g} s for another writer")
+        try:
+            with self._engine.begin() as connection:
+                return body(Transaction(connection, name))
+        finally:
+            self._writer.release()
 
 
 def _lost_race(error: exc.DBAPIError) -> bool:
     return getattr(error.orig, "sqlstate", None) in _LOST_RACES
 
 
-def _create_engine(url: str) -> sa.Engine:
+def _create_engine(url: str, *, durable: bool) -> sa.Engine:
     parsed = sa.make_url(url)
     if parsed.get_backend_name() != "sqlite":
+        # As durable as the server is set to be, or less.
+        less = {} if durable else {"options": "-c synchronous_commit=off"}
         return sa.create_engine(
             parsed.set(drivername="postgresql+psycopg"),
             pool_size=20,
             max_overflow=20,
             pool_pre_ping=True,
+            connect_args=less,
         )
     engine = sa.create_engine(parsed, pool_size=20, max_overflow=20)
 
@@ -127,9 +173,10 @@ def _create_engine(url: str) -> sa.Engine:
         connection.isolation_level = None  # the driver must not open transactions
         for pragma in (
             "journal_mode=WAL",
-            "synchronous=NORMAL",
+            # FULL lets every commit wait for the disk, NORMAL every checkpoint.
+            f"synchronous={'FULL' if durable else 'NORMAL'}",
             "foreign_keys=ON",
-            f"busy_timeout={_BUSY_TIMEOUT_MS}",
+            f"busy_timeout={_BUSY_TIMEOUT_S * 1000:.0f}",
         ):
             connection.execute(f"PRAGMA {pragma}")
 

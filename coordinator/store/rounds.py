@@ -151,11 +151,15 @@ def renew(tx: Transaction, round_id: int, owner: str, until: dt.datetime) -> Non
     )
 
 
-def with_undeleted_blobs(tx: Transaction) -> Sequence[int]:
+def with_undeleted_blobs(
+    tx: Transaction, closed_before: dt.datetime | None = None
+) -> Sequence[int]:
     """Return ids of terminal rounds whose updates still lie in the blob store."""
     query = sa.select(rounds.c.id).where(
         rounds.c.phase.in_(TERMINAL), rounds.c.blobs_deleted.is_(False)
     )
+    if closed_before is not None:
+        query = query.where(rounds.c.closed_at < closed_before)
     return tx.connection.execute(query).scalars().all()
 
 

@@ -36,14 +36,24 @@ def ensure(store: Store) -> None:
     Raises:
         SchemaMismatch: Its message names the command that mends it.
     """
+    with store.engine.connect() as connection:
+        names = set(sa.inspect(connection).get_table_names())
+        is_empty = _revision(connection) is None and not names & set(metadata.tables)
+    if is_empty:
+        upgrade(store)
+    insist_newest(store)
+
+
+def insist_newest(store: Store) -> None:
+    """Insist on the newest schema, and change nothing.
+
+    Raises:
+        SchemaMismatch: Its message names the command that mends it.
+    """
     newest = _newest(_config())
     with store.engine.connect() as connection:
-        current = MigrationContext.configure(connection).get_current_revision()
-        names = set(sa.inspect(connection).get_table_names())
+        current = _revision(connection)
     if current == newest:
-        return
-    if current is None and not names & set(metadata.tables):
-        upgrade(store)
         return
     known = {script.revision for script in _scripts().walk_revisions()}
     if current in known or current is None:
@@ -55,6 +65,10 @@ def ensure(store: Store) -> None:
         f"the database has schema {current}, which this coordinator does not know "
         f"(it knows up to {newest}): install a newer coordinator, or restore a backup"
     )
+
+
+def _revision(connection: sa.Connection) -> str | None:
+    return MigrationContext.configure(connection).get_current_revision()
 
 
 def _config() -> Config:

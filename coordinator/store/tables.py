@@ -269,6 +269,14 @@ scores = sa.Table(
     ),
 )
 
+workers = sa.Table(
+    "workers",
+    metadata,
+    sa.Column("name", _id(), primary_key=True),  # as rounds name their owner
+    sa.Column("started_at", Utc, nullable=False),
+    sa.Column("seen_at", Utc, nullable=False),
+)
+
 events = sa.Table(
     "events",
     metadata,

@@ -10,6 +10,7 @@ import mmap
 import os
 import pathlib
 
+from coordinator import logs
 from coordinator.domain.aggregation import AcceptedUpdate
 from coordinator.domain.assignments import Assignment, State
 from coordinator.domain.errors import (
@@ -33,6 +34,7 @@ from coordinator.protocol.vocabulary import FailureReason, Kind
 from coordinator.store import assignments, events, models, rounds, tasks
 from coordinator.store.blobs import BlobStore
 from coordinator.store.engine import Store, Transaction
+from coordinator.store.files import Incoming
 from coordinator.usecases.rounds import staleness
 
 
@@ -115,6 +117,7 @@ def submit_update(
     Raises:
         DigestMismatch: The body is not the one its header names.
         AlreadyReported: Another body was accepted before.
+        StorageUnavailable: The body cannot be kept now.
         ValueError: One of the refusals of ``codings``, ``tensors``, ``encodings``.
         AssignmentUnknown, ForeignAssignment, WrongKind, LeaseLapsed, AssignmentEnded,
         RoundClosed: As their names say.
@@ -217,7 +220,8 @@ def _read_body(sent: Sent, expected: Expected) -> tuple[bytes | mmap.mmap, str, 
         return content, sha256, size_bytes
     plain = codings.inflate(bytes(content), sent.coding, limit=expected.max_bytes)
     sent.path.unlink()  # the bytes as sent stay mapped until they are let go
-    sent.path.write_bytes(plain)
+    with Incoming(sent.path) as incoming:
+        incoming.write(plain)
     return plain, digests.sha256_hex(plain), size_bytes
 
 
@@ -330,6 +334,7 @@ def _own(
     lock: bool = False,
 ) -> tuple[Assignment, Round]:
     assignment = assignments.get(tx, assignment_id)
+    logs.note(assignment=assignment_id, round=assignment.round_id)
     if assignment.device_id != device_id:
         raise ForeignAssignment(assignment_id)
     round_ = (rounds.get if lock else rounds.peek)(tx, assignment.round_id)

@@ -95,6 +95,8 @@ def release(
 
     Raises:
         ArithmeticError: The result is not finite; nothing was released.
+        BlobLost: An update, or what the round starts from, is gone or spoilt.
+        StorageUnavailable: Files cannot be read or written now.
         gate.Rejected: The plan's gate does not let it pass; nothing was released.
         StaleWrite: Another worker took the round over; nothing was released.
     """
@@ -110,7 +112,9 @@ def release(
     state_sha256 = claim.base.optimizer_sha256
     state = None if state_sha256 is None else blobs.get(state_sha256)
     folded = compute.fold(
-        _StoredUpdates(blobs, manifest, claim.updates, claim.task.plan.asynchronous),
+        _StoredUpdates(
+            blobs, manifest, claim.updates, claim.task.plan.asynchronous, whole=set()
+        ),
         size=manifest.trainable_size,
         plan=claim.task.plan.aggregation,
         state=state,
@@ -257,11 +261,14 @@ class _StoredUpdates(Sequence[tuple[float, Vector]]):
         manifest: Manifest,
         updates: Sequence[AcceptedUpdate],
         asynchronous: AsynchronousPlan | None,
+        *,
+        whole: set[str],
     ) -> None:
         self._blobs = blobs
         self._manifest = manifest
         self._updates = updates
         self._asynchronous = asynchronous
+        self._whole = whole  # seen to be; robust rules open an update many times
 
     def __len__(self) -> int:
         return len(self._updates)
@@ -277,10 +284,18 @@ class _StoredUpdates(Sequence[tuple[float, Vector]]):
     ) -> "tuple[float, Vector] | _StoredUpdates":
         if isinstance(index, slice):
             return _StoredUpdates(
-                self._blobs, self._manifest, self._updates[index], self._asynchronous
+                self._blobs,
+                self._manifest,
+                self._updates[index],
+                self._asynchronous,
+                whole=self._whole,
             )
         update = self._updates[index]
-        body = self._blobs.map_update(update.blob)
+        is_whole = update.blob in self._whole
+        body = self._blobs.map_update(
+            update.blob, sha256=None if is_whole else update.sha256
+        )
+        self._whole.add(update.blob)
         weight = fold_weight(update, self._asynchronous)
         return weight, encodings.read_delta(self._manifest, body)
 

@@ -157,6 +157,24 @@ def give_up(store: Store, claim_: Claim, reason: str, *, now: dt.datetime) -> No
     store.run("give_up", body)
 
 
+def hand_back(store: Store, claim_: Claim, reason: str, *, now: dt.datetime) -> None:
+    """Leave a claimed round to a later try, because it cannot be folded now.
+
+    Such a claim does not count towards those after which a round is given up.
+    """
+
+    def body(tx: Transaction) -> None:
+        round_ = rounds.get(tx, claim_.round.id)
+        if round_.revision != claim_.round.revision:
+            return
+        rounds.replace(tx, round_.after(Event.HANDED_BACK, now=now))
+        events.append_of(
+            tx, Happening.ROUND_HANDED_BACK, round_, now=now, reason=reason
+        )
+
+    store.run("hand_back", body)
+
+
 def clean_up(store: Store, blobs: BlobStore) -> int:
     """Delete what devices sent to rounds that have ended. Returns how many rounds.
 
@@ -164,9 +182,19 @@ def clean_up(store: Store, blobs: BlobStore) -> int:
     """
     ended = store.read(rounds.with_undeleted_blobs)
     for round_id in ended:
-        blobs.delete_updates(round_id)
-        _mark_deleted(store, round_id)
+        delete_results(store, blobs, round_id)
     return len(ended)
+
+
+def delete_results(store: Store, blobs: BlobStore, round_id: int) -> None:
+    """Delete what devices sent to a round that has ended, and note it."""
+    blobs.delete_updates(round_id)
+
+    def body(tx: Transaction) -> None:
+        assignments.delete_evaluations(tx, round_id)
+        rounds.mark_blobs_deleted(tx, round_id)
+
+    store.run("clean_up", body)
 
 
 def abandon(
@@ -326,11 +354,3 @@ def _end_if_due(tx: Transaction, round_id: int, now: dt.datetime) -> bool:
         accepted=accepted,
     )
     return True
-
-
-def _mark_deleted(store: Store, round_id: int) -> None:
-    def body(tx: Transaction) -> None:
-        assignments.delete_evaluations(tx, round_id)
-        rounds.mark_blobs_deleted(tx, round_id)
-
-    store.run("clean_up", body)

@@ -1,5 +1,6 @@
 """``python -m coordinator``: what a person sees, and the exit code a script sees."""
 
+import os
 import pathlib
 import stat
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from coordinator.store import models as stored_models
 from coordinator.store.engine import Store, Transaction
 from coordinator.usecases import devices, tasks
 from tests.support.clock import ManualClock
+from tests.support.disks import SmallDisk
 from tests.support.models import tiny_manifest, write_tiny_model
 
 PLAN = 'model = "tiny"\nrounds = 3\n[round]\ngoal = 2\nminimum = 1\n'
@@ -38,7 +40,7 @@ def _settings(
 
     def open_store(settings: Settings) -> Store:
         settings.data_dir.mkdir(parents=True, exist_ok=True)
-        opened.append(Store(settings.url))
+        opened.append(Store(settings.url, durable=False))
         return opened[-1]
 
     monkeypatch.setattr(composition, "open_store", open_store)
@@ -50,7 +52,7 @@ def _settings(
 @pytest.fixture
 def store(tmp_path: pathlib.Path) -> Iterator[Store]:
     """The database that the commands work on."""
-    store = Store(f"sqlite:///{tmp_path / 'data' / 'coordinator.db'}")
+    store = Store(f"sqlite:///{tmp_path / 'data' / 'coordinator.db'}", durable=False)
     yield store
     store.close()
 
@@ -357,3 +359,74 @@ def test_commands_make_the_operators_token_once(tmp_path: pathlib.Path) -> None:
 
     assert path.read_text() == token
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_the_doctor_says_what_is_wrong_and_mends_what_it_can(
+    store: Store, tmp_path: pathlib.Path, plan_file: str
+) -> None:
+    must("tasks", "create", "task", "--plan", plan_file)
+    assert must("doctor") == "0 findings, 0 mended\n"
+    blobs = tmp_path / "data" / "blobs"
+    orphan = blobs / "updates" / "7" / "nobody"
+    orphan.parent.mkdir(parents=True)
+    orphan.write_bytes(b"")
+    os.utime(orphan, (0, 0))
+
+    found = call("doctor")
+    assert found.exit_code == 1
+    assert found.stdout == (
+        "orphan: updates/7/nobody, 0 bytes\n"
+        "1 findings, 0 mended\n"
+        "--repair mends 1 of them\n"
+    )
+    assert must("doctor", "--repair").endswith("1 findings, 1 mended\n")
+    assert not orphan.exists()
+
+    with store.engine.connect() as connection:
+        digest = connection.execute(sa.text("SELECT weights_sha256 FROM versions"))
+        sha256 = digest.scalar_one()
+    (blobs / "sha256" / sha256[:2] / sha256).unlink()
+    lost = call("doctor", "--repair")
+    assert lost.exit_code == 1
+    assert lost.stdout.startswith("lost: weights of version 0 of model tiny: ")
+
+
+def test_the_doctor_makes_no_database(tmp_path: pathlib.Path) -> None:
+    assert_error(call("doctor"), "there is no database at")
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_backup_is_started_from(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path, plan_file: str
+) -> None:
+    must("tasks", "create", "task", "--plan", plan_file)
+    target = tmp_path / "backup"
+
+    assert must("backup", str(target)).startswith(f"{target} holds 4 files, ")
+
+    assert stat.S_IMODE(target.stat().st_mode) == 0o700
+    assert sorted(path.name for path in target.iterdir()) == [
+        "blobs",
+        "coordinator.db",
+        "operator.token",
+    ]
+    token = (tmp_path / "data" / "operator.token").read_text()
+    assert (target / "operator.token").read_text() == token
+    assert stat.S_IMODE((target / "operator.token").stat().st_mode) == 0o600
+    assert_error(call("backup", str(target)), "exists already")
+    monkeypatch.setenv("SHOAL_DATA_DIR", str(target))
+    assert must("doctor") == "0 findings, 0 mended\n"
+    assert must("tasks", "list").startswith("task: running, model tiny")
+
+
+def test_a_backup_that_fails_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path, small_disk: SmallDisk
+) -> None:
+    must("migrate")
+    small_disk.fill()
+
+    assert_error(call("backup", str(small_disk.folder / "backup")), "cannot")
+
+    assert [path.name for path in small_disk.folder.iterdir()] == ["filler"]
+    monkeypatch.setenv("SHOAL_DATABASE_URL", "postgresql://host/name")
+    assert_error(call("backup", str(tmp_path / "backup")), "pg_dump")

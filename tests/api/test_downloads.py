@@ -157,14 +157,18 @@ async def test_what_is_not_there_is_refused(
     assert_problem(await api.client.get(path), kind)
 
 
-async def test_a_lost_file_is_a_failure_without_detail(api: Api) -> None:
+async def test_a_lost_file_is_said_to_be_lost_until_it_is_back(api: Api) -> None:
     api.federation.start()
     assignment = await api.lease(api.enrol())
     path = api.federation.blobs.path(assignment["weights"]["sha256"])
+    content = path.read_bytes()
     path.unlink()
 
     response = await api.client.get(assignment["weights"]["url"])
 
-    document = assert_problem(response, problems.INTERNAL)
+    document = assert_problem(response, problems.BLOB_LOST)
     assert "detail" not in document
     assert str(path) not in response.text
+    path.write_bytes(content)
+    response = await api.client.get(assignment["weights"]["url"])
+    assert (response.status_code, response.content) == (200, content)

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import shutil
 from typing import Any
 
 import pytest
@@ -26,6 +25,7 @@ OPERATOR_ROUTES = [
     ("GET", paths.metrics("task")),
     ("POST", paths.metrics("task")),
     ("GET", paths.EVENTS),
+    ("GET", paths.METRICS),
 ]
 BODIES: dict[str, dict[str, Any]] = {
     paths.TASKS: {"id": "new", "plan": {"model": "tiny"}},
@@ -368,40 +368,3 @@ async def test_a_living_process_says_so(api: Api) -> None:
     response = await api.client.get(paths.HEALTH)
 
     assert (response.status_code, response.json()) == (200, {"status": "ok"})
-
-
-async def test_a_process_with_all_it_needs_is_ready(api: Api) -> None:
-    before = api.federation.state()
-
-    response = await api.client.get(paths.READY)
-
-    assert response.status_code == 200
-    assert response.json() == {
-        "status": "ready",
-        "checks": {"database": "ok", "blobs": "ok"},
-    }
-    assert api.federation.state() == before
-
-
-async def test_a_process_without_its_database_is_not_ready(
-    federation: Federation,
-) -> None:
-    async with serve(federation, background=False) as api:
-        drop(federation, "events")
-
-        response = await api.client.get(paths.READY)
-
-    assert response.status_code == 503
-    assert response.json() == {
-        "status": "not_ready",
-        "checks": {"database": "does not answer", "blobs": "ok"},
-    }
-
-
-async def test_a_process_without_its_folder_is_not_ready(api: Api) -> None:
-    shutil.rmtree(api.federation.folder / "blobs")
-
-    response = await api.client.get(paths.READY)
-
-    assert response.status_code == 503
-    assert response.json()["checks"]["blobs"] == "folder is not writable"

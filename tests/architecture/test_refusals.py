@@ -23,6 +23,9 @@ GENERIC = {
     problems.METHOD_NOT_ALLOWED,
     problems.INTERNAL,
     problems.UNAVAILABLE,
+    problems.NOT_READY,
+    problems.STORAGE_UNAVAILABLE,
+    problems.BLOB_LOST,
 }
 
 

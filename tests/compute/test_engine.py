@@ -31,11 +31,11 @@ ADAM = ServerOptimizer(name="adam", learning_rate=0.1)
 
 @pytest.fixture
 def federation(tmp_path: pathlib.Path, device: ComputeDevice) -> Federation:
-    store = Store(f"sqlite:///{tmp_path / 'coordinator.db'}")
+    store = Store(f"sqlite:///{tmp_path / 'coordinator.db'}", durable=False)
     schema.ensure(store)
     return Federation(
         store=store,
-        blobs=BlobStore(tmp_path / "blobs"),
+        blobs=BlobStore(tmp_path / "blobs", durable=False),
         clock=ManualClock(),
         folder=tmp_path,
         compute=Engine(device),  # type: ignore[arg-type]  # the real one

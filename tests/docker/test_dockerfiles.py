@@ -116,11 +116,11 @@ def test_the_coordinator_keeps_its_data_in_the_volume() -> None:
 
 @contextlib.contextmanager
 def answering(status: int) -> Iterator[int]:
-    """A server on loopback that answers every GET of /readyz with ``status``."""
+    """A server on loopback that answers every GET of /healthz with ``status``."""
 
     class Answer(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self.send_response(status if self.path == "/readyz" else 404)
+            self.send_response(status if self.path == "/healthz" else 404)
             self.end_headers()
 
         def log_message(self, *_: object) -> None:
@@ -135,7 +135,7 @@ def answering(status: int) -> Iterator[int]:
 
 
 @pytest.mark.parametrize(("status", "is_healthy"), [(200, True), (503, False)])
-def test_the_health_check_tells_a_ready_coordinator(
+def test_the_health_check_tells_a_coordinator_that_answers(
     status: int,
     is_healthy: bool,  # noqa: FBT001  - a parametrized test
 ) -> None:

@@ -19,6 +19,7 @@ TABLE = {
     (Phase.COLLECTING, Event.MINIMUM_MISSED): Phase.ABANDONED,
     (Phase.COLLECTING, Event.CANCELLED): Phase.ABANDONED,
     (Phase.AGGREGATING, Event.CLAIMED): Phase.AGGREGATING,
+    (Phase.AGGREGATING, Event.HANDED_BACK): Phase.AGGREGATING,
     (Phase.AGGREGATING, Event.RELEASED): Phase.COMMITTED,
     (Phase.AGGREGATING, Event.GIVEN_UP): Phase.ABANDONED,
     (Phase.AGGREGATING, Event.CANCELLED): Phase.ABANDONED,
@@ -29,20 +30,20 @@ NOW = OPENED + dt.timedelta(seconds=30)
 
 @pytest.mark.parametrize(("phase", "event"), [p for p in PRODUCT if p in TABLE])
 def test_a_listed_event_leads_to_its_phase(phase: Phase, event: Event) -> None:
-    before = round_in(phase)
+    before = round_in(phase, claims=2)
     after = before.after(event, now=NOW)
+    pause_s = {Event.CLAIMED: 15, Event.HANDED_BACK: 5}.get(event, 0)
     is_closed = TABLE[phase, event] in {Phase.COMMITTED, Phase.ABANDONED}
-    is_claimed = event is Event.CLAIMED
     assert after == dataclasses.replace(
         before,
         phase=TABLE[phase, event],
-        deadline=NOW + dt.timedelta(seconds=15) if is_claimed else NOW,
-        claims=1 if is_claimed else 0,
+        deadline=NOW + dt.timedelta(seconds=pause_s),
+        claims={Event.CLAIMED: 3, Event.HANDED_BACK: 1}.get(event, 2),
         closed_at=NOW if is_closed else None,
         revision=6,
     )
     assert after.is_terminal == is_closed
-    assert before == round_in(phase)
+    assert before == round_in(phase, claims=2)
 
 
 @pytest.mark.parametrize(("phase", "event"), [p for p in PRODUCT if p not in TABLE])

@@ -97,7 +97,7 @@ class Run:
         return response.content
 
     def committed(self) -> int:
-        if not self.coordinator.is_ready():
+        if not self.coordinator.is_alive():
             return -1
         count: int = self.coordinator.get(paths.task(TASK))["rounds_committed"]
         return count

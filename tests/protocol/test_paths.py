@@ -15,6 +15,7 @@ ID = "0" * 32
         (paths.EVENTS, "/v1/events"),
         (paths.HEALTH, "/healthz"),
         (paths.READY, "/readyz"),
+        (paths.METRICS, "/metrics"),
         (paths.manifest("cnn"), "/v1/models/cnn/manifest"),
         (paths.train_graph("cnn"), "/v1/models/cnn/train.tflite"),
         (paths.weights("cnn", 3), "/v1/models/cnn/versions/3/weights"),

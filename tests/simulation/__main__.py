@@ -21,7 +21,7 @@ def main(
     """Run random histories; the first that goes wrong is made short and shown."""
     with tempfile.TemporaryDirectory() as folder:
         template = pathlib.Path(folder) / "template.db"
-        store = Store(f"sqlite:///{template}")
+        store = Store(f"sqlite:///{template}", durable=False)
         schema.upgrade(store)
         store.close()
         count = 0

@@ -36,7 +36,7 @@ class FaultyStore(Store):
     """Dies before a commit, which is rolled back, or after it."""
 
     def __init__(self, url: str, fuse: Fuse) -> None:
-        super().__init__(url)
+        super().__init__(url, durable=False)
         self._fuse = fuse
 
     def run(self, name: str, body: Callable[[Transaction], T]) -> T:
@@ -54,7 +54,7 @@ class FaultyBlobs(BlobStore):
     """Dies before or after a file is put in its place, or away."""
 
     def __init__(self, folder: pathlib.Path, fuse: Fuse) -> None:
-        super().__init__(folder)
+        super().__init__(folder, durable=False)
         self._fuse = fuse
 
     def put(self, content: bytes) -> str:

@@ -22,6 +22,7 @@ from coordinator.protocol import digests
 from coordinator.protocol.manifest import Vector
 from coordinator.protocol.vocabulary import FailureReason, WaitReason
 from coordinator.store import assignments
+from coordinator.store.blobs import BlobLost
 from coordinator.store.engine import StaleWrite
 from coordinator.usecases import check_in as check_ins
 from coordinator.usecases import participation, release, rounds
@@ -383,8 +384,9 @@ class World:
             )
         except StaleWrite:
             pass  # another took it over
-        except FileNotFoundError:  # its updates are gone: then so is the round
+        except BlobLost as error:  # its updates are gone: then so is the round
             assert self._federation.round(claim.round.id).is_terminal
+            rounds.give_up(self._store, claim, str(error), now=self._clock.now())
         self._claims[worker] = None
 
     def _run_a_while(self) -> None:

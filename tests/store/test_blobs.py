@@ -6,7 +6,8 @@ import pathlib
 import pytest
 
 from coordinator.protocol.digests import sha256_hex
-from coordinator.store.blobs import BlobStore
+from coordinator.store.blobs import BlobLost, BlobStore
+from coordinator.store.files import Incoming, StorageUnavailable
 
 
 @pytest.fixture
@@ -16,7 +17,7 @@ def folder(tmp_path: pathlib.Path) -> pathlib.Path:
 
 @pytest.fixture
 def blobs(folder: pathlib.Path) -> BlobStore:
-    return BlobStore(folder)
+    return BlobStore(folder, durable=False)
 
 
 def names(folder: pathlib.Path) -> list[str]:
@@ -45,26 +46,25 @@ def test_the_same_bytes_are_kept_once(blobs: BlobStore, folder: pathlib.Path) ->
 
 
 def test_unknown_bytes_are_missing(blobs: BlobStore) -> None:
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(BlobLost, match="is gone"):
         blobs.get(sha256_hex(b"never kept"))
 
 
 def test_a_write_that_fails_leaves_no_name(
     blobs: BlobStore, folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def write_half(path: pathlib.Path, content: bytes) -> int:
-        with path.open("wb") as file:
-            file.write(content[: len(content) // 2])
-        raise OSError("no space left on device")
+    def write_half(file: Incoming, content: bytes) -> None:
+        os.write(file._descriptor, content[: len(content) // 2])
+        raise StorageUnavailable("no space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(pathlib.Path, "write_bytes", write_half)
-        with pytest.raises(OSError, match="no space"):
+        patch.setattr(Incoming, "write", write_half)
+        with pytest.raises(StorageUnavailable, match="no space"):
             blobs.put(b"weights")
 
     assert not blobs.path(sha256_hex(b"weights")).exists()
     assert blobs.get(blobs.put(b"weights")) == b"weights"
-    assert [name for name in names(folder) if not name.startswith("incoming/")] == [
+    assert names(folder) == [
         f"sha256/{sha256_hex(b'weights')[:2]}/{sha256_hex(b'weights')}"
     ]
 
@@ -77,7 +77,7 @@ def test_an_update_moves_to_its_round(blobs: BlobStore, folder: pathlib.Path) ->
         incoming, round_id=3, assignment_id="a" * 32, sha256=sha256_hex(b"delta")
     )
 
-    assert blobs.map_update(name)[:] == b"delta"
+    assert blobs.map_update(name, sha256=sha256_hex(b"delta"))[:] == b"delta"
     assert names(folder) == [name]
     assert name.startswith("updates/3/")
 

@@ -113,7 +113,7 @@ def empty_database_url(
 @pytest.fixture
 def store(database_url: str) -> Iterator[Store]:
     """A store on a migrated database."""
-    store = Store(database_url)
+    store = Store(database_url, durable=False)
     yield store
     store.close()
 
@@ -121,7 +121,7 @@ def store(database_url: str) -> Iterator[Store]:
 @pytest.fixture
 def empty_store(empty_database_url: str) -> Iterator[Store]:
     """A store on a database that holds no table."""
-    store = Store(empty_database_url)
+    store = Store(empty_database_url, durable=False)
     yield store
     store.close()
 
@@ -131,13 +131,13 @@ def federation(store: Store, tmp_path: pathlib.Path) -> Federation:
     """An empty coordinator with a clock that tests turn."""
     return Federation(
         store=store,
-        blobs=BlobStore(tmp_path / "blobs"),
+        blobs=BlobStore(tmp_path / "blobs", durable=False),
         clock=ManualClock(),
         folder=tmp_path,
     )
 
 
 def _migrate(url: str) -> None:
-    store = Store(url)
+    store = Store(url, durable=False)
     schema.upgrade(store)
     store.close()

@@ -11,11 +11,13 @@ import fastapi
 import httpx
 
 from coordinator.api import application
+from coordinator.api.metrics import Metrics
 from coordinator.api.services import Identities, Services
 from coordinator.api.watcher import Watcher
 from coordinator.protocol import digests, paths, problems
 from coordinator.protocol.problems import ProblemType
 from coordinator.usecases import devices
+from coordinator.usecases.observation import Observer
 from tests.support.federation import Federation
 
 OPERATOR = "an operator's token"
@@ -128,6 +130,7 @@ async def serve(
             clock=federation.clock,
             watcher=watcher,
             identities=Identities(federation.store),
+            metrics=Metrics(Observer(federation.store)),
             wait_s=5.0,
         ),
         version="0.0.0",

@@ -92,6 +92,7 @@ class Coordinator:
         database_url: str | None,
         models_dir: pathlib.Path,
         data_dir: pathlib.Path | None = None,
+        **settings: str,
     ) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -106,6 +107,8 @@ class Coordinator:
         }
         if database_url is not None:
             self._environment["SHOAL_DATABASE_URL"] = database_url
+        for name, value in settings.items():
+            self._environment[f"SHOAL_{name.upper()}"] = value
 
     def start(self, role: str) -> None:
         """Start ``api`` or ``worker``."""
@@ -119,7 +122,7 @@ class Coordinator:
                 stderr=log,
             )
         if role == "api":
-            wait_until(self.is_ready, "the API")
+            wait_until(self.is_alive, "the API")
 
     def pid(self, role: str) -> int:
         """Process id of ``api`` or ``worker``."""
@@ -131,6 +134,12 @@ class Coordinator:
         process.kill()
         process.wait()
 
+    def ask_to_stop(self, role: str) -> subprocess.Popen[bytes]:
+        """Send SIGTERM. Returns the process, to be waited for."""
+        process = self._processes.pop(role)
+        process.terminate()
+        return process
+
     def stop(self) -> None:
         """Ask every process to end, and wait for it."""
         for process in self._processes.values():
@@ -139,10 +148,10 @@ class Coordinator:
             process.wait(timeout=PATIENCE_S)
         self._processes.clear()
 
-    def is_ready(self) -> bool:
-        """Whether the API answers that it is ready."""
+    def is_alive(self) -> bool:
+        """Whether the API answers."""
         try:
-            return httpx.get(self.url + paths.READY).status_code == 200
+            return httpx.get(self.url + paths.HEALTH).status_code == 200
         except httpx.TransportError:
             return False
 
@@ -174,17 +183,21 @@ class FixedDevice:
         self._manifest = manifest
         enrolment = self._send("POST", paths.DEVICES, json={"name": f"{number}"})
         token = enrolment.json()["token"]
-        self._headers = {"Authorization": f"Bearer {token}"}
+        self.headers = {"Authorization": f"Bearer {token}"}
+
+    def check_in(self) -> httpx.Response:
+        """Ask for work once, and wait for up to five seconds."""
+        return self._send(
+            "POST",
+            paths.CHECK_INS,
+            headers=self.headers | {"Idempotency-Key": uuid.uuid4().hex},
+            json={"wait_s": 5},
+        )
 
     def take_part(self) -> None:
         """Check in until there is work, then send this round's update."""
         while True:
-            answer = self._send(
-                "POST",
-                paths.CHECK_INS,
-                headers=self._headers | {"Idempotency-Key": uuid.uuid4().hex},
-                json={"wait_s": 5},
-            ).json()
+            answer = self.check_in().json()
             assignment = answer.get("assignment")
             if assignment is None:
                 if answer.get("wait_reason") in {"tasks_ended", "already_reported"}:
@@ -195,7 +208,7 @@ class FixedDevice:
             response = self._send(
                 "POST",
                 assignment["report_to"],
-                headers=self._headers | {"Content-Digest": digest},
+                headers=self.headers | {"Content-Digest": digest},
                 content=body,
             )
             if response.status_code == 200:
@@ -204,12 +217,7 @@ class FixedDevice:
     def take_a_place(self) -> None:
         """Check in until there is work, and vanish with it."""
         for _ in range(100):
-            answer = self._send(
-                "POST",
-                paths.CHECK_INS,
-                headers=self._headers | {"Idempotency-Key": uuid.uuid4().hex},
-                json={"wait_s": 5},
-            ).json()
+            answer = self.check_in().json()
             if answer.get("assignment") is not None:
                 return
         raise AssertionError(answer)

@@ -235,7 +235,7 @@ class Interrupted(Store):
     """A store before whose next transaction something else happens."""
 
     def __init__(self, url: str) -> None:
-        super().__init__(url)
+        super().__init__(url, durable=False)
         self.before: Callable[[], None] | None = None
 
     def run(self, name: str, body: Callable[[Transaction], T]) -> T:
