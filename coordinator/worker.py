@@ -15,7 +15,7 @@ from coordinator.clock import Clock
 from coordinator.domain import gate
 from coordinator.store.blobs import BlobStore
 from coordinator.store.engine import StaleWrite, Store
-from coordinator.usecases import release, rounds
+from coordinator.usecases import access, release, rounds
 from coordinator.usecases.rounds import Claim
 
 log = logging.getLogger(__name__)
@@ -45,6 +45,9 @@ def _died_here(worker: str) -> bool:
     return int(pid) == os.getpid()  # a number that was given again: to this process
 
 
+_FORGET_EVERY: Final = dt.timedelta(minutes=1)
+
+
 class Worker:
     """Keeps rounds moving until it is told to stop."""
 
@@ -65,6 +68,7 @@ class Worker:
         self._clock = clock
         self._name = name
         self._interval_s = interval_s
+        self._forget_at = clock.now()
 
     def run(self, stop: threading.Event) -> None:
         """Work until ``stop`` is set."""
@@ -97,6 +101,10 @@ class Worker:
         if claim is not None:
             self._release(claim)
         cleaned = rounds.clean_up(self._store, self._blobs)
+        now = self._clock.now()
+        if now >= self._forget_at:
+            access.forget_nonces(self._store, now=now)
+            self._forget_at = now + _FORGET_EVERY
         return bool(advanced or claim or cleaned)
 
     def _release(self, claim: Claim) -> None:
