@@ -112,11 +112,19 @@ def test_only_what_was_accepted_and_not_abandoned_counts(
 
 def test_other_tasks_and_evaluations_do_not_count(federation: Federation) -> None:
     evaluation = EvaluationPlan(every=1, goal=1, minimum=1)
-    settings = limited(plan(goal=1, evaluation=evaluation), max_rounds=1)
+    settings = limited(plan(goal=1, evaluation=evaluation), max_rounds=2)
     federation.start("first", settings)
     device = federation.enrol()
     commit_round(federation, device)
 
+    other = federation.lease()  # takes the only place in training
+    scored = federation.lease(device)
+    assert scored.round.kind is Kind.EVALUATE
+    federation.evaluate(scored)
+    federation.release(federation.must_claim())
+    federation.give_up(other)
+
+    commit_round(federation, device)
     scored = federation.lease(device)
     assert scored.round.kind is Kind.EVALUATE
     federation.evaluate(scored)
