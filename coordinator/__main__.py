@@ -1,27 +1,23 @@
 """``python -m coordinator``: run the coordinator, or look after it."""
 
-import contextlib
 import pathlib
 import re
-from collections.abc import Iterator
 from typing import Annotated
 
 import pydantic
 import typer
 
 from coordinator import app as composition
+from coordinator import console, token_commands
 from coordinator.clock import SystemClock
-from coordinator.config import InvalidSettings, Settings, read_settings
+from coordinator.config import Settings
 from coordinator.domain.aggregation import Score
-from coordinator.domain.errors import DomainError
 from coordinator.domain.evaluation import Distribution, Metrics
 from coordinator.domain.models import PRODUCTION
 from coordinator.protocol import operations, plans
 from coordinator.protocol.manifest import Name
 from coordinator.store import schema
-from coordinator.store.files import StorageUnavailable
-from coordinator.usecases import devices, diagnosis, models, registry, tasks
-from coordinator.usecases.models import InvalidModel
+from coordinator.usecases import devices, diagnosis, models, registry, tasks, tokens
 from coordinator.usecases.registry import Entry
 from coordinator.usecases.tasks import RoundView, VersionView
 
@@ -34,44 +30,13 @@ cli = typer.Typer(
 )
 tasks_cli = typer.Typer(help="Start, list, show and stop tasks.")
 models_cli = typer.Typer(help="Register models; list, tag and promote versions.")
-devices_cli = typer.Typer(help="List enrolled devices.")
+devices_cli = typer.Typer(help="List and revoke devices.")
 cli.add_typer(tasks_cli, name="tasks")
 cli.add_typer(models_cli, name="models")
 cli.add_typer(devices_cli, name="devices")
-
-
-@contextlib.contextmanager
-def _settings() -> Iterator[Settings]:
-    """Read settings and log; turn what a person can mend into one clear line."""
-    try:
-        settings = read_settings()
-        composition.configure_logging(settings)
-        yield settings
-    except (
-        InvalidSettings,
-        InvalidModel,
-        plans.InvalidPlan,
-        schema.SchemaMismatch,
-        composition.CannotStart,
-        DomainError,
-        StorageUnavailable,
-        OSError,
-        UnicodeDecodeError,
-    ) as error:
-        _complain(str(error))
-        raise typer.Exit(composition.EXIT_UNUSABLE) from error
-    except pydantic.ValidationError as error:
-        faults = error.errors(include_url=False)
-        lines = [": ".join([*map(str, f["loc"][:1]), f["msg"]]) for f in faults]
-        _complain("; ".join(lines))
-        raise typer.Exit(composition.EXIT_UNUSABLE) from error
-    except composition.DATABASE_ERRORS as error:
-        _complain(f"the database cannot be used: {error}")
-        raise typer.Exit(composition.EXIT_UNUSABLE) from error
-
-
-def _complain(message: str) -> None:
-    typer.echo("error: " + " ".join(message.split()), err=True)
+cli.add_typer(token_commands.enrolment_tokens, name="enrolment-tokens")
+cli.add_typer(token_commands.operators, name="operators")
+cli.command("audit")(token_commands.list_audit)
 
 
 @cli.callback(invoke_without_command=True)
@@ -89,21 +54,21 @@ def serve(
     ] = True,
 ) -> None:
     """Run the API and a worker. An empty database gets its schema first."""
-    with _settings() as settings:
+    with console.settings() as settings:
         composition.serve(settings, with_worker=worker)
 
 
 @cli.command("worker")
 def work() -> None:
     """Run a worker alone, beside an API that runs with --no-worker."""
-    with _settings() as settings:
+    with console.settings() as settings:
         composition.work(settings)
 
 
 @cli.command()
 def migrate() -> None:
     """Upgrade the database to the schema of this version."""
-    with _settings() as settings:
+    with console.settings() as settings:
         store = composition.open_store(settings)
         typer.echo(f"the database has schema {schema.upgrade(store)}")
 
@@ -119,7 +84,7 @@ def doctor(
 
     A coordinator may run meanwhile. Files younger than an hour are left alone.
     """
-    with _settings() as settings:
+    with console.settings() as settings:
         store, blobs = composition.open_existing(settings)
         findings = diagnosis.examine(
             store, blobs, now=SystemClock().now(), repair=repair
@@ -146,7 +111,7 @@ def backup(
 
     Start from the copy to restore it. Exit code 1 if a file was lost before.
     """
-    with _settings() as settings:
+    with console.settings() as settings:
         copied = composition.back_up(settings, folder)
         typer.echo(f"{folder} holds {copied.files} files, {copied.size_bytes} bytes")
         for lost in copied.lost:
@@ -158,7 +123,7 @@ def backup(
 @cli.command("settings")
 def list_settings() -> None:
     """List every setting with its meaning, default and present value."""
-    with _settings() as settings:
+    with console.settings() as settings:
         for name, field in Settings.model_fields.items():
             value = getattr(settings, name)
             if name == "database_url" and value is not None:
@@ -173,7 +138,7 @@ def create_task(
     plan: Annotated[pathlib.Path, typer.Option(help="Plan, a TOML file.", exists=True)],
 ) -> None:
     """Start a task."""
-    with _settings() as settings:
+    with console.settings() as settings:
         store, blobs = composition.prepare(settings)
         request = operations.TaskRequest(
             id=task, plan=plans.parse(plan.read_text(encoding="utf-8"))
@@ -191,7 +156,7 @@ def create_task(
 @tasks_cli.command("list")
 def list_tasks() -> None:
     """List tasks, newest first."""
-    with _settings() as settings:
+    with console.settings() as settings:
         store, _ = composition.prepare(settings)
         for view in tasks.list_tasks(store, now=SystemClock().now()):
             task = view.task
@@ -205,7 +170,7 @@ def list_tasks() -> None:
 @tasks_cli.command("show")
 def show_task(task: Annotated[str, typer.Argument(help="Name of the task.")]) -> None:
     """Show a task's plan, rounds and metrics."""
-    with _settings() as settings:
+    with console.settings() as settings:
         store, _ = composition.prepare(settings)
         now = SystemClock().now()
         view = tasks.look(store, task_id=task, now=now)
@@ -222,7 +187,7 @@ def show_task(task: Annotated[str, typer.Argument(help="Name of the task.")]) ->
 @tasks_cli.command("stop")
 def stop_task(task: Annotated[str, typer.Argument(help="Name of the task.")]) -> None:
     """Stop a task and abandon its open round."""
-    with _settings() as settings:
+    with console.settings() as settings:
         store, _ = composition.prepare(settings)
         tasks.stop(store, task_id=task, now=SystemClock().now())
         typer.echo(f"task {task} is stopped")
@@ -236,7 +201,7 @@ def register_model(
     ],
 ) -> None:
     """Register a model."""
-    with _settings() as settings:
+    with console.settings() as settings:
         store, blobs = composition.prepare(settings)
         model = models.register(store, blobs, folder, now=SystemClock().now())
         typer.echo(f"model {model.id}: {model.manifest.size} parameters")
@@ -245,7 +210,7 @@ def register_model(
 @models_cli.command("list")
 def list_models() -> None:
     """List models and how many versions each has."""
-    with _settings() as settings:
+    with console.settings() as settings:
         store, _ = composition.prepare(settings)
         for view in models.list_models(store):
             parts = [
@@ -267,7 +232,7 @@ def list_versions(
     limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 100,
 ) -> None:
     """List a model's versions with origin, scores and tags, newest first."""
-    with _settings() as settings:
+    with console.settings() as settings:
         store, _ = composition.prepare(settings)
         for entry in registry.list_versions(
             store, model=model, before=before, limit=limit
@@ -291,7 +256,7 @@ def tag_version(
     version: Annotated[int, typer.Argument(help="Number of the version.")],
 ) -> None:
     """Let a tag point to a version; where it pointed before, it points no more."""
-    with _settings() as settings:
+    with console.settings() as settings:
         store, _ = composition.prepare(settings)
         name = pydantic.TypeAdapter(Name).validate_python(tag)
         registry.set_tag(
@@ -306,7 +271,7 @@ def untag_version(
     tag: Annotated[str, typer.Argument(help="The tag.")],
 ) -> None:
     """Remove a tag; its version stays."""
-    with _settings() as settings:
+    with console.settings() as settings:
         store, _ = composition.prepare(settings)
         registry.remove_tag(store, model=model, name=tag, now=SystemClock().now())
         typer.echo(f"model {model} has no tag {tag} any more")
@@ -318,7 +283,7 @@ def roll_back(
     version: Annotated[int, typer.Argument(help="Number of the version.")],
 ) -> None:
     """Let the running task that published a version go on from it."""
-    with _settings() as settings:
+    with console.settings() as settings:
         store, _ = composition.prepare(settings)
         _, found = models.find_version(store, model, version)
         tasks.roll_back(
@@ -332,13 +297,27 @@ def list_devices(
     limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 100,
 ) -> None:
     """List devices, newest first."""
-    with _settings() as settings:
+    with console.settings() as settings:
         store, _ = composition.prepare(settings)
         for device, accepted in devices.list_devices(store, limit=limit):
-            typer.echo(
-                f"{device.id} {device.name or '-'}: enrolled "
-                f"{device.enrolled_at:%Y-%m-%d %H:%M:%S}, {accepted} results counted"
-            )
+            parts = [f"enrolled {device.enrolled_at:%Y-%m-%d %H:%M:%S}"]
+            parts.append(f"{accepted} results counted")
+            if device.attestation is not None:
+                parts.append(f"key attested: {device.attestation}")
+            if device.revoked_at is not None:
+                parts.append(f"revoked {device.revoked_at:%Y-%m-%d %H:%M:%S}")
+            typer.echo(f"{device.id} {device.name or '-'}: {', '.join(parts)}")
+
+
+@devices_cli.command("revoke")
+def revoke_device(
+    device: Annotated[str, typer.Argument(help="Id of the device.")],
+) -> None:
+    """Shut a device out for good, and free the place that it holds."""
+    with console.settings() as settings:
+        store, _ = composition.prepare(settings)
+        devices.revoke(store, device, by=tokens.COMMAND_LINE, now=SystemClock().now())
+        typer.echo(f"device {device} is revoked")
 
 
 def _round_line(view: RoundView) -> str:

@@ -10,6 +10,7 @@ Settings are read here and in ``__main__`` only.
 
 import asyncio
 import contextlib
+import datetime as dt
 import importlib.metadata
 import importlib.util
 import logging
@@ -30,15 +31,18 @@ import uvicorn
 from coordinator import logs
 from coordinator.api import application
 from coordinator.api.metrics import Metrics
-from coordinator.api.services import Identities, Services
+from coordinator.api.services import Services
 from coordinator.api.watcher import Watcher
 from coordinator.clock import SystemClock
 from coordinator.config import DATABASE_FILE, Settings
+from coordinator.domain import attestation
+from coordinator.domain.devices import Role
 from coordinator.protocol import allocator
 from coordinator.store import files, schema
 from coordinator.store.blobs import BlobStore
 from coordinator.store.engine import Store
-from coordinator.usecases import backup, devices, models
+from coordinator.usecases import backup, models, tokens
+from coordinator.usecases.devices import Admission, Attestor
 from coordinator.usecases.observation import Observer
 from coordinator.worker import Worker, name_of_this_process
 
@@ -86,7 +90,14 @@ def prepare(settings: Settings) -> tuple[Store, BlobStore]:
     schema.ensure(store)
     blobs = open_blobs(settings)
     clock = SystemClock()
-    devices.admit_operator(store, operator_token(settings), now=clock.now())
+    tokens.admit_operator(
+        store,
+        operator_token(settings),
+        name=OPERATOR_TOKEN_FILE,
+        role=Role.ADMIN,
+        by=tokens.COMMAND_LINE,
+        now=clock.now(),
+    )
     for folder in _model_folders(settings):
         models.register(store, blobs, folder, now=clock.now())
     return store, blobs
@@ -163,9 +174,15 @@ def create_api(settings: Settings, store: Store, blobs: BlobStore) -> fastapi.Fa
         blobs=blobs,
         clock=SystemClock(),
         watcher=Watcher(store, interval_s=settings.watch_interval_s),
-        identities=Identities(store),
         metrics=Metrics(Observer(store)),
         wait_s=settings.wait_s,
+        admission=Admission(
+            needs_token=settings.enrolment == "token",
+            needs_key=settings.device_auth == "signature",
+            attestor=_attestor(settings),
+        ),
+        devices_sign=settings.device_auth == "signature",
+        clock_skew=dt.timedelta(seconds=settings.clock_skew_s),
     )
     return application.create(services, version=importlib.metadata.version("shoal"))
 
@@ -323,6 +340,18 @@ def _stop_with_parent(parent: int, stop: threading.Event) -> None:
         if os.getppid() != parent:
             log.warning("the API is gone, the worker stops")
             stop.set()
+
+
+def _attestor(settings: Settings) -> Attestor | None:
+    if settings.attestation == "none" or settings.attestation_roots is None:
+        return None
+    try:
+        return attestation.AndroidKeyAttestor(
+            attestation.read_roots(settings.attestation_roots.read_bytes()),
+            least=attestation.Level[settings.attestation_level.upper()],
+        )
+    except ValueError as error:
+        raise CannotStart(f"{settings.attestation_roots}: {error}") from error
 
 
 def _model_folders(settings: Settings) -> list[pathlib.Path]:

@@ -4,9 +4,10 @@ A variable beats the file, the file beats the default. Only ``app`` and ``__main
 read settings; everything below is handed plain values.
 """
 
+import ipaddress
 import os
 import pathlib
-from typing import Literal
+from typing import Literal, Self
 
 import pydantic
 import pydantic_settings
@@ -90,6 +91,37 @@ class Settings(pydantic_settings.BaseSettings):
         description="Seconds that requests under way, and the fold of a round, have to "
         "end well after SIGTERM. Let the supervisor wait longer than that.",
     )
+    enrolment: Literal["open", "token"] = Field(
+        "open",
+        description="Who may enrol: `open`, anyone who reaches the coordinator; "
+        "`token`, who brings an enrolment token. Must be said in so many words where "
+        "`SHOAL_HOST` is not the loopback.",
+    )
+    device_auth: Literal["bearer", "signature"] = Field(
+        "bearer",
+        description="How devices prove who they are: `bearer`, by the token that "
+        "enrolment answered with, for development; `signature`, by signing each "
+        "request with a key that never leaves the phone.",
+    )
+    clock_skew_s: float = Field(
+        300.0,
+        gt=0,
+        le=86_400,
+        description="Seconds that a device's clock may be off. The nonces of "
+        "signatures are remembered for three times as long.",
+    )
+    attestation: Literal["none", "android-key"] = Field(
+        "none",
+        description="Whether a device's key must come with proof of where it is kept: "
+        "`android-key`, a chain of Android key attestation. Needs `signature`.",
+    )
+    attestation_roots: pathlib.Path | None = Field(
+        None,
+        description="PEM file of the root certificates that such chains must end at.",
+    )
+    attestation_level: Literal["software", "tee", "strongbox"] = Field(
+        "tee", description="The least security level at which the key must be kept."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severity that is logged."
     )
@@ -107,6 +139,25 @@ class Settings(pydantic_settings.BaseSettings):
             kind = value.partition(":")[0]
             raise ValueError(f"must begin with one of {_DATABASES}, got {kind!r}")
         return value
+
+    @pydantic.model_validator(mode="after")
+    def _is_open_on_purpose(self) -> Self:
+        if not _is_loopback(self.host) and "enrolment" not in self.model_fields_set:
+            raise ValueError(
+                f"host {self.host} can be reached from elsewhere: set enrolment to "
+                "token, or to open if anyone there may enrol devices"
+            )
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _attests_what_is_used(self) -> Self:
+        if self.attestation == "none":
+            return self
+        if self.device_auth != "signature":
+            raise ValueError("attestation vouches for a key: set device_auth signature")
+        if self.attestation_roots is None:
+            raise ValueError("attestation needs attestation_roots, a PEM file")
+        return self
 
     @property
     def url(self) -> str:
@@ -139,6 +190,13 @@ class Settings(pydantic_settings.BaseSettings):
         return init_settings, env_settings, toml
 
 
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def read_settings() -> Settings:
     """Read the settings.
 
@@ -165,4 +223,6 @@ def read_settings() -> Settings:
 
 
 #: Variables of the other programs of this project.
-_FOREIGN = frozenset({"SHOAL_CACHE", "SHOAL_OPERATOR_TOKEN", "SHOAL_PARENT_PID"})
+_FOREIGN = frozenset(
+    {"SHOAL_CACHE", "SHOAL_ENROLMENT_TOKEN", "SHOAL_OPERATOR_TOKEN", "SHOAL_PARENT_PID"}
+)

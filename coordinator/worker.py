@@ -18,7 +18,7 @@ from coordinator.domain import gate
 from coordinator.store.blobs import STALE_AFTER, BlobLost, BlobStore
 from coordinator.store.engine import StaleWrite, Store
 from coordinator.store.files import StorageUnavailable
-from coordinator.usecases import release, rounds, workers
+from coordinator.usecases import access, release, rounds, workers
 from coordinator.usecases.rounds import Claim
 
 log = logging.getLogger(__name__)
@@ -49,6 +49,9 @@ def _died_here(worker: str) -> bool:
     return int(pid) == os.getpid()  # a number that was given again: to this process
 
 
+_FORGET_EVERY: Final = dt.timedelta(minutes=1)
+
+
 class Worker:
     """Keeps rounds moving until it is told to stop."""
 
@@ -70,6 +73,7 @@ class Worker:
         self._name = name
         self._interval_s = interval_s
         self._beaten = clock.now()
+        self._forget_at = clock.now()
 
     def run(self, stop: threading.Event) -> None:
         """Work until ``stop`` is set."""
@@ -130,6 +134,10 @@ class Worker:
             with logs.about(worker=self._name, task=round_.task, round=round_.id):
                 self._release(claim)
         cleaned = rounds.clean_up(self._store, self._blobs)
+        now = self._clock.now()
+        if now >= self._forget_at:
+            access.forget_nonces(self._store, now=now)
+            self._forget_at = now + _FORGET_EVERY
         return bool(advanced or claim or cleaned)
 
     def _release(self, claim: Claim) -> None:

@@ -209,6 +209,15 @@ def swarm(
             show_default=False,
         ),
     ] = None,
+    enrolment_token: Annotated[
+        str | None,
+        typer.Option(
+            envvar="SHOAL_ENROLMENT_TOKEN",
+            help="With --coordinator: what lets devices enrol, where that needs a "
+            "token. Whether they sign their requests, the coordinator tells them.",
+            show_default=False,
+        ),
+    ] = None,
     database_url: Annotated[
         str | None,
         typer.Option(
@@ -279,6 +288,7 @@ def swarm(
         trace=None if trace is None else _read_trace(trace),
         coordinator=coordinator,
         operator_token=operator_token,
+        enrolment_token=enrolment_token,
         database_url=database_url,
         contributions=rounds if joins_only else None,
         out=out or _new_run_folder(pathlib.Path("runs")),

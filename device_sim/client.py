@@ -24,6 +24,7 @@ import pydantic
 
 from coordinator.protocol import deltas, digests, messages, paths, problems
 from coordinator.protocol.manifest import Record
+from device_sim.identity import Credential, Signer
 
 _RETRY_TYPES: Final = frozenset(kind.type for kind in problems.ALL if kind.retry)
 _RETRY_STATUS: Final = frozenset({408, 425, 429})
@@ -94,18 +95,25 @@ class Client:
         self.monotonic = monotonic
         self.traffic = traffic or Traffic()
 
-    async def enrol(self, request: messages.EnrolRequest) -> messages.Enrolment:
-        """Introduce a device. Raises Refused, Unreachable, UnexpectedAnswer."""
-        body = await self.send("POST", paths.DEVICES, content=_json(request))
+    async def enrol(
+        self, request: messages.EnrolRequest, signer: Signer | None = None
+    ) -> messages.Enrolment:
+        """Introduce a device. Raises Refused, Unreachable, UnexpectedAnswer.
+
+        ``signer`` holds the key that the request names, if it names one.
+        """
+        body = await self.send(
+            "POST", paths.DEVICES, credential=signer, content=_json(request)
+        )
         return parse(messages.Enrolment, body)
 
     async def check_in(
-        self, token: str, *, key: str, wait_s: float
+        self, credential: Credential, *, key: str, wait_s: float
     ) -> messages.CheckIn:
         """Ask for work. Raises Refused, Unreachable, UnexpectedAnswer.
 
         Args:
-            token: The device's bearer token.
+            credential: Proves who the device is.
             key: Idempotency-Key; the same one again gives the same assignment.
             wait_s: Seconds that the coordinator may hold the answer back.
         """
@@ -113,7 +121,7 @@ class Client:
         body = await self.send(
             "POST",
             paths.CHECK_INS,
-            token=token,
+            credential=credential,
             headers={"Idempotency-Key": key},
             content=_json(request),
         )
@@ -128,7 +136,13 @@ class Client:
         return answer.is_success
 
     async def send_update(
-        self, token: str, path: str, *, body: bytes, sha256: str, deadline: float
+        self,
+        credential: Credential,
+        path: str,
+        *,
+        body: bytes,
+        sha256: str,
+        deadline: float,
     ) -> messages.Receipt:
         """Post an update's body until it is received or ``deadline`` passes.
 
@@ -141,13 +155,18 @@ class Client:
             digests.FIELD: digests.content_digest(sha256),
         }
         answer = await self.send(
-            "POST", path, token=token, headers=headers, content=body, deadline=deadline
+            "POST",
+            path,
+            credential=credential,
+            headers=headers,
+            content=body,
+            deadline=deadline,
         )
         return parse(messages.Receipt, answer)
 
     async def send_evaluation(
         self,
-        token: str,
+        credential: Credential,
         path: str,
         report: messages.EvaluationReport,
         *,
@@ -155,16 +174,29 @@ class Client:
     ) -> messages.EvaluationReceipt:
         """Post an evaluation. Raises Refused, Unreachable, UnexpectedAnswer."""
         answer = await self.send(
-            "POST", path, token=token, content=_json(report), deadline=deadline
+            "POST",
+            path,
+            credential=credential,
+            content=_json(report),
+            deadline=deadline,
         )
         return parse(messages.EvaluationReceipt, answer)
 
     async def send_failure(
-        self, token: str, path: str, report: messages.FailureReport, *, deadline: float
+        self,
+        credential: Credential,
+        path: str,
+        report: messages.FailureReport,
+        *,
+        deadline: float,
     ) -> messages.FailureReceipt:
         """Give an assignment up. Raises Refused, Unreachable, UnexpectedAnswer."""
         answer = await self.send(
-            "POST", path, token=token, content=_json(report), deadline=deadline
+            "POST",
+            path,
+            credential=credential,
+            content=_json(report),
+            deadline=deadline,
         )
         return parse(messages.FailureReceipt, answer)
 
@@ -207,7 +239,7 @@ class Client:
         method: str,
         path: str,
         *,
-        token: str | None = None,
+        credential: Credential | None = None,
         headers: Mapping[str, str] | None = None,
         content: bytes | None = None,
         deadline: float | None = None,
@@ -218,13 +250,14 @@ class Client:
             Refused: The answer is a refusal that stays one.
             Unreachable: ``deadline`` passed first.
         """
-        fields = dict(_JSON) | dict(headers or {})
-        if token is not None:
-            fields["Authorization"] = f"Bearer {token}"
+        unproved = dict(_JSON) | dict(headers or {})
+        fields = dict(unproved)
         limit = self._limit(deadline)
         count = 0
         while True:
             self.traffic.bytes_up += len(content or b"")
+            if credential is not None:  # a signature counts once: each try has its own
+                fields |= credential.fields(method, path, unproved, content or b"")
             try:
                 response = await self._http.request(
                     method, path, headers=fields, content=content

@@ -16,6 +16,7 @@ async def enlist(
     habits: behaviour.Behaviour,
     attackers: Mapping[int, attacks.Attack],
     waits_there: bool,
+    enrolment_token: str | None,
 ) -> list[Participant]:
     """Return a participant for each shard.
 
@@ -27,6 +28,7 @@ async def enlist(
         habits: Who comes and who vanishes.
         attackers: Who lies, and how.
         waits_there: Whether devices wait for work at the coordinator.
+        enrolment_token: What lets them enrol.
     """
     participants = []
     for index, honest in enumerate(federation.shards):
@@ -44,6 +46,7 @@ async def enlist(
                 habits=habits,
                 tamper=None if attack is None else attack.tampered,
                 wait_s=LONG_POLL_S if waits_there else 0.0,
+                enrolment_token=enrolment_token,
             )
         )
     return participants

@@ -25,7 +25,7 @@ from coordinator.protocol.operations import (
     VersionMetrics,
 )
 from coordinator.protocol.plans import Plan
-from device_sim import attacks, cache, client, trainer
+from device_sim import attacks, cache, client, identity, trainer
 from device_sim.data import Federation
 from device_sim.data.federation import to_float
 
@@ -50,7 +50,7 @@ class Operator:
 
     def __init__(self, calls: client.Client, *, token: str, task: str) -> None:
         self._calls = calls
-        self._token = token
+        self._credential = identity.Bearer(token)
         self.task = task
 
     async def start(self, plan: Plan) -> bool:
@@ -97,11 +97,13 @@ class Operator:
         await self._post(paths.metrics(self.task), report)
 
     async def _get(self, path: str) -> bytes:
-        return await self._calls.send("GET", path, token=self._token)
+        return await self._calls.send("GET", path, credential=self._credential)
 
     async def _post(self, path: str, record: Record) -> bytes:
         content = record.model_dump_json().encode()
-        return await self._calls.send("POST", path, token=self._token, content=content)
+        return await self._calls.send(
+            "POST", path, credential=self._credential, content=content
+        )
 
 
 class Examiner:

@@ -16,8 +16,6 @@ import uuid
 from collections.abc import Mapping
 from typing import Final, Self
 
-import numpy as np
-
 from coordinator.protocol import encodings, problems
 from coordinator.protocol.manifest import Vector
 from coordinator.protocol.messages import (
@@ -29,8 +27,10 @@ from coordinator.protocol.messages import (
     PersonalizedSums,
 )
 from coordinator.protocol.vocabulary import FailureReason, Kind, WaitReason
-from device_sim import behaviour, cache, client, trainer
+from device_sim import behaviour, cache, client, identity, trainer
 from device_sim.data import Shard
+from device_sim.identity import Credential
+from device_sim.residual import Residual
 
 _LOG: Final = logging.getLogger(__name__)
 LONG_POLL_S: Final = 10.0
@@ -107,32 +107,15 @@ Step = Progressed | Waiting | Vanished | Done
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Residual:
-    """What an encoding left out of an update: the next one of the task makes it up."""
-
-    task: str
-    values: Vector  #: shape (manifest.trainable_size,)
-
-    def to_fields(self) -> dict[str, str]:
-        """Return it as JSON fields."""
-        content = self.values.astype("<f4").tobytes()
-        return {"task": self.task, "values": base64.b64encode(content).decode()}
-
-    @classmethod
-    def from_fields(cls, fields: Mapping[str, str]) -> Self:
-        """Read what ``to_fields`` wrote. Raises ValueError: It did not."""
-        content = base64.b64decode(fields["values"], validate=True)
-        values = np.frombuffer(content, "<f4").astype(np.float32)
-        return cls(task=fields["task"], values=values)
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class State:
     """What a device remembers. Exactly one of key and assignment leads on."""
 
     check_in_key: str  #: Idempotency-Key of the check-in that is not answered yet
     device_id: str | None = None
     token: str | None = dataclasses.field(default=None, repr=False)
+    #: The private key, and whether it and not the token proves who calls.
+    key: str | None = dataclasses.field(default=None, repr=False)
+    signs: bool = False
     assignment: Assignment | None = None
     body: bytes | None = dataclasses.field(default=None, repr=False)  #: to be sent
     body_sha256: str | None = None
@@ -144,10 +127,15 @@ class State:
     @classmethod
     def new(cls) -> Self:
         """Return the state of a device that was never enrolled."""
-        return cls(check_in_key=uuid.uuid4().hex)
+        return cls(check_in_key=uuid.uuid4().hex, key=identity.new_key())
+
+    @property
+    def is_enrolled(self) -> bool:
+        """Whether the coordinator knows the device."""
+        return self.device_id is not None
 
     def to_json(self) -> bytes:
-        """Return the bytes to keep; they hold the device's token."""
+        """Return the bytes to keep; they hold the device's token and key."""
         fields = {
             field.name: getattr(self, field.name) for field in dataclasses.fields(self)
         }
@@ -194,12 +182,13 @@ class Participant:
         habits: behaviour.Behaviour,
         wait_s: float = LONG_POLL_S,
         tamper: trainer.Tamper | None = None,
+        enrolment_token: str | None = None,
         state: State | None = None,
     ) -> None:
         """Take what the device has.
 
         ``wait_s`` is how long a check-in may be held, ``tamper`` what an attacker makes
-        of its deltas.
+        of its deltas, ``enrolment_token`` what lets it enrol.
         """
         self.index = index
         self.state = state or State.new()
@@ -210,6 +199,9 @@ class Participant:
         self._habits = habits
         self._wait_s = wait_s
         self._tamper = tamper
+        self._enrolment_token = enrolment_token
+        key = self.state.key
+        self._signer = None if key is None else identity.Signer(key)
         self._materials: tuple[trainer.Model, Vector] | None = None
         self._lease_ends: float | None = None  # on the client's monotonic clock
 
@@ -221,19 +213,19 @@ class Participant:
             Unreachable: It does not answer.
             UnexpectedAnswer: It is no coordinator.
         """
-        token, assignment = self.state.token, self.state.assignment
-        if token is None:
+        credential, assignment = self._credential, self.state.assignment
+        if credential is None:
             return await self._enrol()
         if assignment is None:
-            return await self._check_in(token)
+            return await self._check_in(credential)
         try:
-            return await self._work(token, assignment)
+            return await self._work(credential, assignment)
         except client.Unreachable as error:  # by the end of the lease
             return self._end(assignment, str(error))
         except _FAILURES as error:
             if isinstance(error, client.Refused) and error.is_of(*_ENDED):
                 return self._end(assignment, str(error))
-            return await self._give_up(token, assignment, error)
+            return await self._give_up(credential, assignment, error)
 
     def examples(self, assignment: Assignment) -> int:
         """Return how many examples training goes through, all epochs together."""
@@ -244,27 +236,42 @@ class Participant:
 
     async def interrupt(self) -> None:
         """Give the assignment up, as a phone does that is needed for something else."""
-        token, assignment = self.state.token, self.state.assignment
-        if token is not None and assignment is not None:
+        credential, assignment = self._credential, self.state.assignment
+        if credential is not None and assignment is not None:
             await self._say_why(
-                token, assignment, FailureReason.INTERRUPTED, "dropped out"
+                credential, assignment, FailureReason.INTERRUPTED, "dropped out"
             )
         self._ask_anew()
 
+    @property
+    def _credential(self) -> Credential | None:
+        """What proves who the device is; None: it is not enrolled."""
+        if not self.state.is_enrolled:
+            return None
+        if self.state.signs:
+            return self._signer
+        return None if self.state.token is None else identity.Bearer(self.state.token)
+
     async def _enrol(self) -> Step:
         request = EnrolRequest(
-            name=f"{self._shard.name}-{self.index}"[:80], capabilities=Capabilities()
+            name=f"{self._shard.name}-{self.index}"[:80],
+            capabilities=Capabilities(),
+            enrolment_token=self._enrolment_token,
+            public_key=None if self._signer is None else self._signer.key.spki,
         )
-        enrolment = await self._calls.enrol(request)
+        enrolment = await self._calls.enrol(request, self._signer)
         self.state = dataclasses.replace(
-            self.state, device_id=enrolment.device_id, token=enrolment.token
+            self.state,
+            device_id=enrolment.device_id,
+            token=enrolment.token,
+            signs=enrolment.auth == "signature",
         )
         return Progressed(action=Action.ENROLLED)
 
-    async def _check_in(self, token: str) -> Step:
+    async def _check_in(self, credential: Credential) -> Step:
         try:
             answer = await self._calls.check_in(
-                token, key=self.state.check_in_key, wait_s=self._wait_s
+                credential, key=self.state.check_in_key, wait_s=self._wait_s
             )
         except client.Refused as refusal:
             if not refusal.is_of(problems.IDEMPOTENCY_KEY_REUSED):
@@ -282,7 +289,7 @@ class Participant:
         self._lease_ends = self._calls.monotonic() + assignment.lease_s
         if assignment.kind is Kind.TRAIN:
             if not self._habits.comes(round_number=assignment.round, device=self.index):
-                return await self._decline(token, assignment)
+                return await self._decline(credential, assignment)
             if self._habits.vanishes(
                 round_number=assignment.round,
                 attempt=assignment.attempt,
@@ -293,16 +300,16 @@ class Participant:
         self.state = dataclasses.replace(self.state, assignment=assignment)
         return Progressed(action=Action.CHECKED_IN, assignment=assignment)
 
-    async def _work(self, token: str, assignment: Assignment) -> Step:
+    async def _work(self, credential: Credential, assignment: Assignment) -> Step:
         body, sha256 = self.state.body, self.state.body_sha256
         if body is not None and sha256 is not None:
-            return await self._report(token, assignment, body, sha256)
+            return await self._report(credential, assignment, body, sha256)
         if self._materials is None:
             self._materials = await self._library.materials(assignment)
             return Progressed(action=Action.DOWNLOADED, assignment=assignment)
         if assignment.kind is Kind.TRAIN:
             return await self._train(assignment, *self._materials)
-        return await self._score(token, assignment, *self._materials)
+        return await self._score(credential, assignment, *self._materials)
 
     async def _train(
         self, assignment: Assignment, model: trainer.Model, weights: Vector
@@ -346,7 +353,11 @@ class Participant:
         return Progressed(action=Action.TRAINED, assignment=assignment)
 
     async def _score(
-        self, token: str, assignment: Assignment, model: trainer.Model, weights: Vector
+        self,
+        credential: Credential,
+        assignment: Assignment,
+        model: trainer.Model,
+        weights: Vector,
     ) -> Step:
         """Score and report in one step: the sums are cheaper than remembering them."""
         shard = self._shard
@@ -360,7 +371,10 @@ class Participant:
             personalized=await self._personalize(assignment, model, weights),
         )
         await self._calls.send_evaluation(
-            token, assignment.report_to, report, deadline=self._deadline(assignment)
+            credential,
+            assignment.report_to,
+            report,
+            deadline=self._deadline(assignment),
         )
         self._ask_anew()
         return Progressed(action=Action.SCORED, assignment=assignment)
@@ -393,10 +407,10 @@ class Participant:
         return PersonalizedSums(loss_sum=scored.loss_sum, correct=scored.correct)
 
     async def _report(
-        self, token: str, assignment: Assignment, body: bytes, sha256: str
+        self, credential: Credential, assignment: Assignment, body: bytes, sha256: str
     ) -> Step:
         await self._calls.send_update(
-            token,
+            credential,
             assignment.report_to,
             body=body,
             sha256=sha256,
@@ -409,30 +423,37 @@ class Participant:
         )
         return Progressed(action=Action.REPORTED, assignment=assignment)
 
-    async def _decline(self, token: str, assignment: Assignment) -> Step:
+    async def _decline(self, credential: Credential, assignment: Assignment) -> Step:
         """Free a place in a round that opened meanwhile and is other devices'."""
         await self._say_why(
-            token, assignment, FailureReason.INTERRUPTED, "not in this round's cohort"
+            credential,
+            assignment,
+            FailureReason.INTERRUPTED,
+            "not in this round's cohort",
         )
         self._ask_anew()
         return Waiting(seconds=_DECLINED_PAUSE_S, reason=None)
 
     async def _give_up(
-        self, token: str, assignment: Assignment, error: Exception
+        self, credential: Credential, assignment: Assignment, error: Exception
     ) -> Step:
         reason = _REASONS[type(error)]
-        await self._say_why(token, assignment, reason, str(error))
+        await self._say_why(credential, assignment, reason, str(error))
         return self._end(assignment, f"{reason}: {error}")
 
     async def _say_why(
-        self, token: str, assignment: Assignment, reason: FailureReason, detail: str
+        self,
+        credential: Credential,
+        assignment: Assignment,
+        reason: FailureReason,
+        detail: str,
     ) -> None:
         failure = FailureReport(reason=reason, detail=detail[:500])
         deadline = self._calls.monotonic() + _FAILURE_PATIENCE_S
         # If nobody hears of it, the lease frees the place a little later.
         with contextlib.suppress(client.Refused, client.Unreachable):
             await self._calls.send_failure(
-                token, assignment.failure_to, failure, deadline=deadline
+                credential, assignment.failure_to, failure, deadline=deadline
             )
 
     def _end(self, assignment: Assignment, why: str) -> Step:

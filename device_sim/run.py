@@ -67,6 +67,7 @@ class Settings:
     trace: Trace | None  #: runs on a simulated clock
     coordinator: str | None  #: None: start one
     operator_token: str | None = dataclasses.field(repr=False)
+    enrolment_token: str | None = dataclasses.field(repr=False)
     database_url: str | None = dataclasses.field(repr=False)
     contributions: int | None  #: updates a device, where no task is started
     out: pathlib.Path
@@ -187,6 +188,7 @@ class Run:
                     habits=self._habits,
                     attackers=self._attackers,
                     waits_there=turns is None and settings.trace is None,
+                    enrolment_token=settings.enrolment_token,
                 )
                 yield _Parts(
                     calls=calls,

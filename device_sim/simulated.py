@@ -114,7 +114,7 @@ class SimulatedSwarm:
         return self._ask
 
     async def _enrol(self, participant: Participant) -> None:
-        while participant.state.token is None:
+        while not participant.state.is_enrolled:
             await participant.step()
         self.tally.enrolled += 1
 

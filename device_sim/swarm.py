@@ -82,7 +82,7 @@ class Swarm:
             if participant.state.assignment is not None:
                 await self._contribute(participant)
                 continue
-            if self._turns is not None and participant.state.token is not None:
+            if self._turns is not None and participant.state.is_enrolled:
                 await self._turns.due(participant.index)
             step = await participant.step()
             match step:

@@ -14,6 +14,7 @@ from coordinator.api import (
     problems,
     registry,
     tasks,
+    tokens,
 )
 from coordinator.api.metrics import Observed
 from coordinator.api.services import Services
@@ -66,6 +67,6 @@ def create(services: Services, *, version: str) -> fastapi.FastAPI:
     app.state.services = services
     app.add_middleware(Observed, metrics=services.metrics)
     problems.install(app, away=services.store.errors)
-    for module in (devices, assignments, models, registry, tasks, health):
+    for module in (devices, assignments, models, registry, tasks, tokens, health):
         app.include_router(module.router)
     return app

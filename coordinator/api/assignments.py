@@ -6,15 +6,17 @@ from typing import Annotated
 import fastapi
 from fastapi import Header, Request
 
+from coordinator.api import callers
 from coordinator.api.problems import BodyTooLarge, DigestNeeded, refusals
-from coordinator.api.services import DeviceToken, Given
+from coordinator.api.services import Given
+from coordinator.domain.errors import BodyNotSigned, DigestMismatch
 from coordinator.protocol import codings, digests, messages, problems
 from coordinator.store.files import Incoming
 from coordinator.usecases import participation
 
 router = fastapi.APIRouter(prefix="/v1/assignments/{assignment_id}", tags=["device"])
 _OWN = (
-    problems.UNAUTHENTICATED,
+    *callers.DEVICE,
     problems.ASSIGNMENT_UNKNOWN,
     problems.FOREIGN_ASSIGNMENT,
 )
@@ -73,7 +75,7 @@ async def submit_update(  # noqa: PLR0917 - FastAPI passes them by name
     assignment_id: messages.Id,
     request: Request,
     given: Given,
-    token: DeviceToken,
+    device_id: callers.UploadingDevice,
     content_digest: Annotated[
         str | None,
         Header(
@@ -90,17 +92,14 @@ async def submit_update(  # noqa: PLR0917 - FastAPI passes them by name
     Once this is answered with 200 the update is durable, counts exactly once, and may
     be forgotten by the device.
     """
-
-    def expect() -> tuple[str, participation.Expected]:
-        device_id = given.identities.device(token)
-        return device_id, participation.expect_update(
+    expected = await given.call(
+        lambda: participation.expect_update(
             given.store,
             device_id=device_id,
             assignment_id=assignment_id,
             now=given.clock.now(),
         )
-
-    device_id, expected = await given.call(expect)
+    )
     try:
         expected_digest = digests.parse_content_digest(content_digest or "")
     except ValueError as error:
@@ -122,6 +121,10 @@ async def submit_update(  # noqa: PLR0917 - FastAPI passes them by name
                 now=given.clock.now(),
             )
         )
+    except DigestMismatch as error:
+        if given.devices_sign:
+            raise BodyNotSigned(str(error)) from error
+        raise
     finally:
         given.blobs.drop_incoming(path)
     update = accepted.update
@@ -144,12 +147,11 @@ async def submit_evaluation(
     assignment_id: messages.Id,
     body: messages.EvaluationReport,
     given: Given,
-    token: DeviceToken,
+    device_id: callers.Device,
 ) -> messages.EvaluationReceipt:
     """Post sums over the device's own test examples."""
 
     def call() -> messages.EvaluationReceipt:
-        device_id = given.identities.device(token)
         accepted_at = participation.submit_evaluation(
             given.store,
             body,
@@ -174,12 +176,11 @@ async def report_failure(
     assignment_id: messages.Id,
     body: messages.FailureReport,
     given: Given,
-    token: DeviceToken,
+    device_id: callers.Device,
 ) -> messages.FailureReceipt:
     """Free the place at once, rather than when the lease lapses."""
 
     def call() -> messages.FailureReceipt:
-        device_id = given.identities.device(token)
         ended_at = participation.report_failure(
             given.store,
             device_id=device_id,

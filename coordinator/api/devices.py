@@ -1,20 +1,24 @@
 """Enrol and check in."""
 
 import asyncio
+import base64
 import secrets
+from collections.abc import Sequence
 from typing import Annotated
 
 import fastapi
 from fastapi import Header
 
 from coordinator import logs
-from coordinator.api import rendering
+from coordinator.api import callers, rendering
 from coordinator.api.problems import IdempotencyKeyNeeded, refusals
-from coordinator.api.services import DeviceToken, Given, OperatorToken
-from coordinator.protocol import messages, operations, paths, problems
+from coordinator.api.services import Given
+from coordinator.domain.devices import Device
+from coordinator.domain.errors import AttestationRefused
+from coordinator.protocol import device_keys, messages, operations, paths, problems
 from coordinator.protocol.vocabulary import WaitReason
+from coordinator.usecases import access, devices
 from coordinator.usecases import check_in as check_in_usecase
-from coordinator.usecases import devices
 
 router = fastapi.APIRouter(tags=["device"])
 _MAX_KEY = 64
@@ -24,20 +28,100 @@ _MAX_KEY = 64
     paths.DEVICES,
     status_code=201,
     response_model=messages.Enrolment,
-    responses=refusals(),
+    responses=refusals(
+        problems.ENROLMENT_TOKEN_NEEDED,
+        problems.ENROLMENT_TOKEN_REFUSED,
+        problems.DEVICE_KEY_NEEDED,
+        problems.DEVICE_KEY_REFUSED,
+        problems.DEVICE_REVOKED,
+        problems.ATTESTATION_NEEDED,
+        problems.ATTESTATION_REFUSED,
+        problems.CHALLENGE_UNKNOWN,
+        *callers.SIGNED,
+    ),
     summary="Enrol a device",
 )
-async def enrol(body: messages.EnrolRequest, given: Given) -> messages.Enrolment:
-    """Enrol once, and keep the token in the phone's key store."""
-    device, token = await given.call(
-        lambda: devices.enrol(
-            given.store,
+async def enrol(
+    body: messages.EnrolRequest, request: fastapi.Request, given: Given
+) -> messages.Enrolment:
+    """Enrol once, and keep the token, or the key, in the phone's key store.
+
+    A request with a `public_key` is signed with that key.
+    """
+    content = await request.body()
+    now = given.clock.now()
+
+    def call() -> tuple[Device, str]:
+        key = signature = None
+        if body.public_key is not None:
+            key = device_keys.parse(body.public_key)
+            signature = access.check_signature(
+                callers.message(request),
+                key,
+                body=content,
+                now=now,
+                skew=given.clock_skew,
+            )
+        applicant = devices.Applicant(
             name=body.name,
             capabilities=body.capabilities.model_dump(mode="json"),
-            now=given.clock.now(),
+            enrolment_token=body.enrolment_token,
+            key=key,
+            signature=signature,
+            skew=given.clock_skew,
+            attestation=_certificates(body.attestation),
+        )
+        return devices.enrol(given.store, applicant, admission=given.admission, now=now)
+
+    device, token = await given.call(call)
+    if given.devices_sign:
+        return messages.Enrolment(device_id=device.id, auth="signature", token=None)
+    return messages.Enrolment(device_id=device.id, token=token)
+
+
+def _certificates(chain: Sequence[str]) -> tuple[bytes, ...]:
+    try:
+        return tuple(base64.b64decode(text, validate=True) for text in chain)
+    except ValueError as error:
+        raise AttestationRefused("a certificate is no base64") from error
+
+
+@router.post(
+    paths.ENROLMENT_CHALLENGES,
+    status_code=201,
+    response_model=messages.Challenge,
+    responses=refusals(problems.TOO_MANY_CHALLENGES),
+    summary="Ask for an attestation challenge",
+)
+async def open_challenge(given: Given) -> messages.Challenge:
+    """Get what the attestation of a new key has to answer; good for one enrolment."""
+    challenge, expires_at = await given.call(
+        lambda: devices.open_challenge(given.store, now=given.clock.now())
+    )
+    return messages.Challenge(
+        challenge=base64.b64encode(challenge).decode(), expires_at=expires_at
+    )
+
+
+@router.post(
+    paths.DEVICES + "/{device_id}/revoke",
+    tags=["operator"],
+    response_model=operations.RevokedDevice,
+    responses=refusals(
+        problems.UNAUTHENTICATED, problems.FORBIDDEN, problems.DEVICE_UNKNOWN
+    ),
+    summary="Revoke a device",
+)
+async def revoke_device(
+    device_id: messages.Id, given: Given, operator: callers.Admin
+) -> operations.RevokedDevice:
+    """Shut a device out for good, and free the place that it holds."""
+    revoked_at = await given.call(
+        lambda: devices.revoke(
+            given.store, device_id, by=operator.id, now=given.clock.now()
         )
     )
-    return messages.Enrolment(device_id=device.id, token=token)
+    return operations.RevokedDevice(id=device_id, revoked_at=revoked_at)
 
 
 @router.get(
@@ -45,17 +129,16 @@ async def enrol(body: messages.EnrolRequest, given: Given) -> messages.Enrolment
     tags=["operator"],
     response_model=operations.DeviceList,
     responses=refusals(problems.UNAUTHENTICATED, problems.FORBIDDEN),
+    dependencies=[callers.READ],
     summary="List devices",
 )
 async def list_devices(
     given: Given,
-    token: OperatorToken,
     limit: Annotated[int, fastapi.Query(ge=1, le=10_000)] = 100,
 ) -> operations.DeviceList:
     """List enrolled devices, newest first."""
 
     def call() -> operations.DeviceList:
-        devices.authenticate_operator(given.store, token)
         return operations.DeviceList(
             devices=tuple(
                 operations.DeviceState(
@@ -63,6 +146,9 @@ async def list_devices(
                     name=device.name,
                     enrolled_at=device.enrolled_at,
                     accepted=accepted,
+                    has_key=device.public_key is not None,
+                    attestation=device.attestation,
+                    revoked_at=device.revoked_at,
                 )
                 for device, accepted in devices.list_devices(given.store, limit=limit)
             )
@@ -75,7 +161,7 @@ async def list_devices(
     paths.CHECK_INS,
     response_model=messages.CheckIn,
     responses=refusals(
-        problems.UNAUTHENTICATED,
+        *callers.DEVICE,
         problems.IDEMPOTENCY_KEY_NEEDED,
         problems.IDEMPOTENCY_KEY_REUSED,
     ),
@@ -84,7 +170,7 @@ async def list_devices(
 async def check_in(
     body: messages.CheckInRequest,
     given: Given,
-    token: DeviceToken,
+    device_id: callers.Device,
     response: fastapi.Response,
     idempotency_key: Annotated[
         str | None,
@@ -104,7 +190,6 @@ async def check_in(
     key = idempotency_key
 
     def ask() -> check_in_usecase.Work | WaitReason:
-        device_id = given.identities.device(token)
         return check_in_usecase.check_in(
             given.store,
             device_id=device_id,

@@ -5,12 +5,12 @@ import functools
 import fastapi
 from fastapi import Request, Response
 
-from coordinator.api import downloads, rendering
+from coordinator.api import callers, downloads, rendering
 from coordinator.api.problems import refusals
-from coordinator.api.services import Given, OperatorToken
+from coordinator.api.services import Given
 from coordinator.protocol import operations, paths, problems
 from coordinator.protocol.manifest import Name
-from coordinator.usecases import devices, models
+from coordinator.usecases import models
 
 router = fastapi.APIRouter(prefix=paths.MODELS, tags=["model"])
 _NUMBER = fastapi.Path(ge=0, le=2**31 - 1, description="Version, from 0.")
@@ -21,13 +21,13 @@ _NUMBER = fastapi.Path(ge=0, le=2**31 - 1, description="Version, from 0.")
     tags=["operator"],
     response_model=operations.ModelList,
     responses=refusals(problems.UNAUTHENTICATED, problems.FORBIDDEN),
+    dependencies=[callers.READ],
     summary="List models",
 )
-async def list_models(given: Given, token: OperatorToken) -> operations.ModelList:
+async def list_models(given: Given) -> operations.ModelList:
     """List every registered model."""
 
     def call() -> operations.ModelList:
-        devices.authenticate_operator(given.store, token)
         return operations.ModelList(
             models=tuple(
                 rendering.model_state(view) for view in models.list_models(given.store)

@@ -7,14 +7,24 @@ from typing import Any, Final
 import fastapi
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from coordinator import logs
 from coordinator.domain import errors
-from coordinator.protocol import codings, deltas, encodings, problems, tensors
+from coordinator.protocol import (
+    codings,
+    deltas,
+    device_keys,
+    encodings,
+    problems,
+    signatures,
+    tensors,
+)
 from coordinator.protocol.problems import ProblemType
 from coordinator.store.blobs import BlobLost
 from coordinator.store.files import StorageUnavailable
+from coordinator.usecases import access
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +50,23 @@ class IdempotencyKeyNeeded(Exception):
 PROBLEMS: Final[Mapping[type[Exception], ProblemType]] = {
     errors.Unauthenticated: problems.UNAUTHENTICATED,
     errors.Forbidden: problems.FORBIDDEN,
+    errors.DeviceRevoked: problems.DEVICE_REVOKED,
+    errors.DeviceUnknown: problems.DEVICE_UNKNOWN,
+    errors.TokenUnknown: problems.TOKEN_UNKNOWN,
+    errors.EnrolmentTokenNeeded: problems.ENROLMENT_TOKEN_NEEDED,
+    errors.EnrolmentTokenRefused: problems.ENROLMENT_TOKEN_REFUSED,
+    errors.DeviceKeyNeeded: problems.DEVICE_KEY_NEEDED,
+    errors.AttestationNeeded: problems.ATTESTATION_NEEDED,
+    errors.AttestationRefused: problems.ATTESTATION_REFUSED,
+    errors.ChallengeUnknown: problems.CHALLENGE_UNKNOWN,
+    errors.TooManyChallenges: problems.TOO_MANY_CHALLENGES,
+    errors.BodyNotSigned: problems.BODY_NOT_SIGNED,
+    errors.SignatureReplayed: problems.SIGNATURE_REPLAYED,
+    errors.TooManySignatures: problems.TOO_MANY_SIGNATURES,
+    device_keys.DeviceKeyRefused: problems.DEVICE_KEY_REFUSED,
+    signatures.SignatureNeeded: problems.SIGNATURE_NEEDED,
+    signatures.SignatureInvalid: problems.SIGNATURE_INVALID,
+    signatures.SignatureStale: problems.SIGNATURE_STALE,
     errors.IdempotencyKeyReused: problems.IDEMPOTENCY_KEY_REUSED,
     errors.ModelUnknown: problems.MODEL_UNKNOWN,
     errors.VersionUnknown: problems.VERSION_UNKNOWN,
@@ -76,6 +103,35 @@ PROBLEMS: Final[Mapping[type[Exception], ProblemType]] = {
     DigestNeeded: problems.DIGEST_NEEDED,
     IdempotencyKeyNeeded: problems.IDEMPOTENCY_KEY_NEEDED,
 }
+
+#: What the audit log keeps: who was not believed, and who tried what is not theirs.
+AUDITED: Final[frozenset[type[Exception]]] = frozenset(
+    {
+        errors.Unauthenticated,
+        errors.Forbidden,
+        errors.DeviceRevoked,
+        errors.EnrolmentTokenNeeded,
+        errors.EnrolmentTokenRefused,
+        errors.DeviceKeyNeeded,
+        errors.AttestationNeeded,
+        errors.AttestationRefused,
+        errors.ChallengeUnknown,
+        errors.BodyNotSigned,
+        errors.SignatureReplayed,
+        errors.TooManySignatures,
+        device_keys.DeviceKeyRefused,
+        signatures.SignatureNeeded,
+        signatures.SignatureInvalid,
+        signatures.SignatureStale,
+        errors.AssignmentUnknown,
+        errors.ForeignAssignment,
+        errors.WrongKind,
+        errors.LeaseLapsed,
+        errors.RoundClosed,
+        errors.AssignmentEnded,
+        errors.AlreadyReported,
+    }
+)
 
 
 def install(app: fastapi.FastAPI, *, away: tuple[type[Exception], ...] = ()) -> None:
@@ -152,8 +208,27 @@ def refuse_unready(checks: Mapping[str, str]) -> JSONResponse:
     return respond(problems.NOT_READY, "; ".join(missing), checks=dict(checks))
 
 
-async def _refuse(_: fastapi.Request, error: Exception) -> JSONResponse:
-    return respond(PROBLEMS[type(error)], str(error))
+async def _refuse(request: fastapi.Request, error: Exception) -> JSONResponse:
+    kind = PROBLEMS[type(error)]
+    if type(error) in AUDITED:
+        await _note(request, error, kind)
+    return respond(kind, str(error))
+
+
+async def _note(request: fastapi.Request, error: Exception, kind: ProblemType) -> None:
+    """Keep a refusal in the audit log; it stays one where that cannot be done."""
+    given = request.app.state.services
+    subject = getattr(error, "subject", "") or getattr(request.state, "caller", "")
+    try:
+        await run_in_threadpool(
+            access.note_refusal,
+            given.store,
+            kind.slug,
+            subject=subject,
+            now=given.clock.now(),
+        )
+    except given.store.errors:
+        log.exception("a refusal (%s) is missing in the audit log", kind.slug)
 
 
 async def _refuse_form(_: fastapi.Request, error: Exception) -> JSONResponse:

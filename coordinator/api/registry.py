@@ -5,12 +5,12 @@ from typing import Annotated, Any
 import fastapi
 from fastapi import Query, Request, Response
 
-from coordinator.api import downloads, rendering
+from coordinator.api import callers, downloads, rendering
 from coordinator.api.problems import refusals
-from coordinator.api.services import Given, OperatorToken
+from coordinator.api.services import Given
 from coordinator.protocol import digests, operations, paths, problems
 from coordinator.protocol.manifest import Name
-from coordinator.usecases import devices, models, registry
+from coordinator.usecases import models, registry
 from coordinator.usecases.registry import Tagged
 
 router = fastapi.APIRouter(prefix=paths.MODELS, tags=["model"])
@@ -29,12 +29,12 @@ Tag = Annotated[Name, fastapi.Path(description="Name of a version, as production
     tags=["operator"],
     response_model=operations.VersionList,
     responses=refusals(*_OPERATOR, problems.MODEL_UNKNOWN),
+    dependencies=[callers.READ],
     summary="List a model's versions",
 )
 async def list_versions(
     model: Name,
     given: Given,
-    token: OperatorToken,
     before: Annotated[
         int | None,
         Query(ge=0, le=2**31 - 1, description="Only versions with a lower number."),
@@ -44,7 +44,6 @@ async def list_versions(
     """List versions over all tasks with origin, scores and tags, newest first."""
 
     def call() -> operations.VersionList:
-        devices.authenticate_operator(given.store, token)
         found = models.find(given.store, model)
         entries = registry.list_versions(
             given.store, model=model, before=before, limit=limit
@@ -82,6 +81,7 @@ async def get_tag(model: Name, tag: Tag, request: Request, given: Given) -> Resp
     tags=["operator"],
     response_model=operations.TagState,
     responses=refusals(*_OPERATOR, problems.MODEL_UNKNOWN, problems.VERSION_UNKNOWN),
+    dependencies=[callers.RUN],
     summary="Set a tag",
 )
 async def set_tag(
@@ -89,12 +89,10 @@ async def set_tag(
     tag: Tag,
     body: operations.TagRequest,
     given: Given,
-    token: OperatorToken,
 ) -> operations.TagState:
     """Let a tag point to a version; apps are meant to run `production`."""
 
     def call() -> operations.TagState:
-        devices.authenticate_operator(given.store, token)
         tagged = registry.set_tag(
             given.store,
             model=model,
@@ -115,13 +113,13 @@ async def set_tag(
         204: {"description": "The tag is gone; its version stays."},
         **refusals(*_OPERATOR, *_UNKNOWN_TAG),
     },
+    dependencies=[callers.RUN],
     summary="Remove a tag",
 )
-async def remove_tag(model: Name, tag: Tag, given: Given, token: OperatorToken) -> None:
+async def remove_tag(model: Name, tag: Tag, given: Given) -> None:
     """Take a tag away. The version that it pointed to stays."""
 
     def call() -> None:
-        devices.authenticate_operator(given.store, token)
         registry.remove_tag(given.store, model=model, name=tag, now=given.clock.now())
 
     await given.call(call)

@@ -8,13 +8,13 @@ import fastapi
 from fastapi import Header, Query
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
-from coordinator.api import rendering
+from coordinator.api import callers, rendering
 from coordinator.api.problems import refusals
-from coordinator.api.services import Given, OperatorToken
+from coordinator.api.services import Given
 from coordinator.domain.aggregation import Score
 from coordinator.protocol import operations, paths, problems
 from coordinator.protocol.manifest import Name
-from coordinator.usecases import devices, tasks
+from coordinator.usecases import tasks
 
 router = fastapi.APIRouter(tags=["operator"])
 _OPERATOR = (problems.UNAUTHENTICATED, problems.FORBIDDEN)
@@ -33,10 +33,11 @@ _STREAM_BATCH = 500
         problems.UNSUITABLE_PLAN,
         *problems.FILES,
     ),
+    dependencies=[callers.RUN],
     summary="Start a task",
 )
 async def create_task(
-    body: operations.TaskRequest, given: Given, token: OperatorToken
+    body: operations.TaskRequest, given: Given
 ) -> operations.TaskState:
     """Publish first weights and open the first round.
 
@@ -45,7 +46,6 @@ async def create_task(
     """
 
     def call() -> operations.TaskState:
-        devices.authenticate_operator(given.store, token)
         return rendering.task_state(
             tasks.create(
                 given.store,
@@ -63,13 +63,13 @@ async def create_task(
     paths.TASKS,
     response_model=operations.TaskList,
     responses=refusals(*_OPERATOR),
+    dependencies=[callers.READ],
     summary="List tasks",
 )
-async def list_tasks(given: Given, token: OperatorToken) -> operations.TaskList:
+async def list_tasks(given: Given) -> operations.TaskList:
     """List every task, newest first."""
 
     def call() -> operations.TaskList:
-        devices.authenticate_operator(given.store, token)
         views = tasks.list_tasks(given.store, now=given.clock.now())
         return operations.TaskList(
             tasks=tuple(rendering.task_state(view) for view in views)
@@ -82,15 +82,13 @@ async def list_tasks(given: Given, token: OperatorToken) -> operations.TaskList:
     paths.TASKS + "/{task}",
     response_model=operations.TaskState,
     responses=refusals(*_OPERATOR, problems.TASK_UNKNOWN),
+    dependencies=[callers.READ],
     summary="Look at a task",
 )
-async def get_task(
-    task: Name, given: Given, token: OperatorToken
-) -> operations.TaskState:
+async def get_task(task: Name, given: Given) -> operations.TaskState:
     """See a task's status and its open rounds."""
 
     def call() -> operations.TaskState:
-        devices.authenticate_operator(given.store, token)
         return rendering.task_state(
             tasks.look(given.store, task_id=task, now=given.clock.now())
         )
@@ -102,15 +100,13 @@ async def get_task(
     paths.TASKS + "/{task}/stop",
     response_model=operations.TaskState,
     responses=refusals(*_OPERATOR, problems.TASK_UNKNOWN, problems.TASK_ENDED),
+    dependencies=[callers.RUN],
     summary="Stop a task",
 )
-async def stop_task(
-    task: Name, given: Given, token: OperatorToken
-) -> operations.TaskState:
+async def stop_task(task: Name, given: Given) -> operations.TaskState:
     """Stop a task: its open round is abandoned, what it published stays."""
 
     def call() -> operations.TaskState:
-        devices.authenticate_operator(given.store, token)
         return rendering.task_state(
             tasks.stop(given.store, task_id=task, now=given.clock.now())
         )
@@ -127,13 +123,13 @@ async def stop_task(
         problems.VERSION_UNKNOWN,
         problems.TASK_ENDED,
     ),
+    dependencies=[callers.RUN],
     summary="Let a task go on from another version",
 )
 async def roll_back_task(
     task: Name,
     body: operations.RollbackRequest,
     given: Given,
-    token: OperatorToken,
 ) -> operations.TaskState:
     """Let a running task go on from another of its versions, mostly an older one.
 
@@ -142,7 +138,6 @@ async def roll_back_task(
     """
 
     def call() -> operations.TaskState:
-        devices.authenticate_operator(given.store, token)
         view = tasks.roll_back(
             given.store, task_id=task, number=body.version, now=given.clock.now()
         )
@@ -155,15 +150,13 @@ async def roll_back_task(
     paths.TASKS + "/{task}/rounds",
     response_model=operations.RoundList,
     responses=refusals(*_OPERATOR, problems.TASK_UNKNOWN),
+    dependencies=[callers.READ],
     summary="List a task's rounds",
 )
-async def list_rounds(
-    task: Name, given: Given, token: OperatorToken
-) -> operations.RoundList:
+async def list_rounds(task: Name, given: Given) -> operations.RoundList:
     """List every attempt at every round, oldest first."""
 
     def call() -> operations.RoundList:
-        devices.authenticate_operator(given.store, token)
         views = tasks.list_rounds(given.store, task_id=task, now=given.clock.now())
         return operations.RoundList(
             rounds=tuple(rendering.round_state(view) for view in views)
@@ -176,15 +169,13 @@ async def list_rounds(
     paths.TASKS + "/{task}/metrics",
     response_model=operations.MetricsList,
     responses=refusals(*_OPERATOR, problems.TASK_UNKNOWN),
+    dependencies=[callers.READ],
     summary="List how good a task's versions are",
 )
-async def list_metrics(
-    task: Name, given: Given, token: OperatorToken
-) -> operations.MetricsList:
+async def list_metrics(task: Name, given: Given) -> operations.MetricsList:
     """List training, federated and held-out figures of every version."""
 
     def call() -> operations.MetricsList:
-        devices.authenticate_operator(given.store, token)
         views = tasks.list_metrics(given.store, task_id=task)
         return operations.MetricsList(
             versions=tuple(rendering.version_metrics(view) for view in views)
@@ -197,13 +188,13 @@ async def list_metrics(
     paths.TASKS + "/{task}/metrics",
     response_model=operations.VersionMetrics,
     responses=refusals(*_OPERATOR, problems.TASK_UNKNOWN, problems.VERSION_UNKNOWN),
+    dependencies=[callers.RUN],
     summary="Record a held-out figure",
 )
 async def record_held_out(
     task: Name,
     body: operations.HeldOutReport,
     given: Given,
-    token: OperatorToken,
 ) -> operations.VersionMetrics:
     """Record what you measured of a version on examples of your own.
 
@@ -211,7 +202,6 @@ async def record_held_out(
     """
 
     def call() -> operations.VersionMetrics:
-        devices.authenticate_operator(given.store, token)
         view = tasks.record_held_out(
             given.store,
             task_id=task,
@@ -228,17 +218,11 @@ async def record_held_out(
     return await given.call(call)
 
 
-async def _authenticated(given: Given, token: OperatorToken) -> None:
-    await given.call(
-        functools.partial(devices.authenticate_operator, given.store, token)
-    )
-
-
 @router.get(
     paths.EVENTS,
     response_class=EventSourceResponse,
     responses=refusals(*_OPERATOR),
-    dependencies=[fastapi.Depends(_authenticated)],
+    dependencies=[callers.READ],
     summary="Follow what happens",
 )
 async def stream_events(

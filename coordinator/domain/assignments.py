@@ -83,3 +83,11 @@ class Counts:
     def reported(self) -> int:
         """Devices that sent a result or gave up."""
         return self.accepted + self.failed
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Participation:
+    """In which training rounds of a task a device's updates count."""
+
+    rounds: int
+    last_round: int | None  #: its number; none: in no round

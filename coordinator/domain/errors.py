@@ -1,7 +1,10 @@
 """Every refusal: the other side is wrong or late, and nothing was changed.
 
 DomainError
-+-- Unauthenticated, Forbidden
++-- Unauthenticated, Forbidden, DeviceRevoked, DeviceUnknown, TokenUnknown
++-- EnrolmentTokenNeeded, EnrolmentTokenRefused, DeviceKeyNeeded
++-- AttestationNeeded, AttestationRefused, ChallengeUnknown, TooManyChallenges
++-- BodyNotSigned, SignatureReplayed, TooManySignatures
 +-- IdempotencyKeyReused
 +-- ModelUnknown, VersionUnknown, TagUnknown, ModelExists
 +-- AssignmentUnknown, ForeignAssignment, WrongKind
@@ -14,6 +17,8 @@ DomainError
 class DomainError(Exception):
     """A refusal. The message states the fact and the value, never a secret."""
 
+    subject: str = ""  #: id of who was refused, where the refusal knows it
+
 
 class Unauthenticated(DomainError):
     """The token is missing or unknown."""
@@ -21,6 +26,72 @@ class Unauthenticated(DomainError):
 
 class Forbidden(DomainError):
     """The token is known, but not for this."""
+
+    def __init__(self, message: str, subject: str) -> None:
+        super().__init__(message)
+        self.subject = subject
+
+
+class DeviceRevoked(DomainError):
+    """An operator has revoked the device."""
+
+    def __init__(self, device_id: str) -> None:
+        super().__init__(f"device {device_id} is revoked")
+        self.subject = device_id
+
+
+class DeviceUnknown(DomainError):
+    """No device has this id."""
+
+    def __init__(self, device_id: str) -> None:
+        super().__init__(f"no device has the id {device_id}")
+
+
+class TokenUnknown(DomainError):
+    """No enrolment token or operator has this id."""
+
+    def __init__(self, token_id: str) -> None:
+        super().__init__(f"no token has the id {token_id}")
+
+
+class EnrolmentTokenNeeded(DomainError):
+    """This coordinator enrols only devices that bear a token for it."""
+
+
+class EnrolmentTokenRefused(DomainError):
+    """The enrolment token is unknown, used up, expired or revoked."""
+
+
+class DeviceKeyNeeded(DomainError):
+    """This coordinator enrols only devices that register a key."""
+
+
+class AttestationNeeded(DomainError):
+    """This coordinator enrols only devices whose key is attested."""
+
+
+class AttestationRefused(DomainError):
+    """The attestation does not vouch for the device's key."""
+
+
+class ChallengeUnknown(DomainError):
+    """The attestation answers no challenge that is still open."""
+
+
+class TooManyChallenges(DomainError):
+    """As many challenges are open as may be."""
+
+
+class BodyNotSigned(DomainError):
+    """The body is not the one whose digest was signed."""
+
+
+class SignatureReplayed(DomainError):
+    """The nonce of the signature was used before."""
+
+
+class TooManySignatures(DomainError):
+    """The device has signed more requests than may be remembered."""
 
 
 class IdempotencyKeyReused(DomainError):

@@ -81,6 +81,13 @@ class Policy:
     lease_s: float
     deadline_s: float
     concurrency: int | None = None  #: most live leases; none: synchronous
+    max_rounds: int | None = None  #: of the task, that a device takes part in
+    min_separation: int | None = None  #: rounds from one of them to the next
+
+    @property
+    def limits_participation(self) -> bool:
+        """Whether earlier rounds decide who may take part."""
+        return self.max_rounds is not None or self.min_separation is not None
 
     @property
     def is_asynchronous(self) -> bool:

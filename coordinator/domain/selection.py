@@ -4,7 +4,7 @@ import datetime as dt
 from collections.abc import Sequence
 from typing import Final
 
-from coordinator.domain.assignments import Assignment, Counts, State
+from coordinator.domain.assignments import Assignment, Counts, Participation, State
 from coordinator.domain.rounds import Round
 from coordinator.protocol.vocabulary import WaitReason
 
@@ -36,6 +36,25 @@ def reason_to_wait(
     accepted = 0 if round_.policy.is_asynchronous else counts.accepted
     if counts.live + accepted >= round_.policy.places:
         return WaitReason.ROUND_FULL
+    return None
+
+
+def reason_to_rest(round_: Round, took_part: Participation) -> WaitReason | None:
+    """Return why a device that may have a place must not take part in this round.
+
+    A device that took part in round r takes part again in round r + separation at the
+    earliest. Its update counts in the round in which it lands, which is this one or, of
+    an asynchronous task, a later one: the distance only grows.
+    """
+    policy = round_.policy
+    if policy.max_rounds is not None and took_part.rounds >= policy.max_rounds:
+        return WaitReason.CAP_REACHED
+    if (
+        policy.min_separation is not None
+        and took_part.last_round is not None
+        and round_.number < took_part.last_round + policy.min_separation
+    ):
+        return WaitReason.RESTING
     return None
 
 

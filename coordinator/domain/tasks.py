@@ -92,6 +92,8 @@ def training_policy(plan: Plan) -> rounds.Policy:
         concurrency=(
             None if plan.asynchronous is None else plan.asynchronous.concurrency
         ),
+        max_rounds=plan.participation.max_rounds,
+        min_separation=plan.participation.min_separation,
     )
 
 

@@ -1,11 +1,12 @@
 """JSON bodies between a device and the coordinator. Times are UTC, RFC 3339."""
 
 import datetime as dt
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 from pydantic import AwareDatetime, Field
 
 from coordinator.protocol.deltas import EncodingName
+from coordinator.protocol.device_keys import MAX_CHARACTERS
 from coordinator.protocol.encodings import MAX_EXAMPLES, MAX_LOSS
 from coordinator.protocol.manifest import Name, Record, Sha256, example
 from coordinator.protocol.plan_training import TrainingPlan
@@ -44,15 +45,52 @@ class EnrolRequest(Record):
         description="A label for operators; need not be unique.",
     )
     capabilities: Capabilities = Capabilities()
+    enrolment_token: str | None = Field(
+        None,
+        max_length=100,
+        description="Where the coordinator enrols by token: the one for this device, "
+        "or for its fleet.",
+    )
+    public_key: str | None = Field(
+        None,
+        max_length=MAX_CHARACTERS,
+        description="The device's public key, Ed25519 or P-256: base64 of its DER "
+        "SubjectPublicKeyInfo. A request that holds one is signed with it; the same "
+        "key again is the same device.",
+    )
+    attestation: tuple[
+        Annotated[str, Field(max_length=12_000, pattern="^[A-Za-z0-9+/]+={0,2}$")], ...
+    ] = Field(
+        (),
+        max_length=10,
+        description="Where the coordinator insists on it: the key's chain of "
+        "certificates, leaf first, each the base64 of its DER.",
+    )
 
 
 class Enrolment(Record):
     """The device's identity. The token is shown this once."""
 
     device_id: Id = Field(description="Names the device in lists and logs.")
-    token: str = Field(
-        description="Bearer token of every later call; only its hash is stored."
+    auth: Literal["bearer", "signature"] = Field(
+        "bearer",
+        description="How the device proves itself in every later call: by `token`, or "
+        "by a signature with its key.",
     )
+    token: str | None = Field(
+        description="Bearer token of every later call; only its hash is stored. "
+        "Absent where calls are signed."
+    )
+
+
+class Challenge(Record):
+    """What the attestation of a key has to answer."""
+
+    challenge: str = Field(
+        description="Base64 of 32 bytes: hand the bytes to the phone's key store as "
+        "the attestation challenge of the new key."
+    )
+    expires_at: AwareDatetime
 
 
 class CheckInRequest(Record):

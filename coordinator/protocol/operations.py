@@ -258,6 +258,18 @@ class DeviceState(Record):
     name: str | None
     enrolled_at: AwareDatetime
     accepted: int = Field(description="Results of this device that counted.")
+    has_key: bool = Field(description="Whether it registered a key.")
+    attestation: str | None = Field(
+        description="How well the key is kept, where that was attested."
+    )
+    revoked_at: AwareDatetime | None
+
+
+class RevokedDevice(Record):
+    """A device that is shut out."""
+
+    id: Id
+    revoked_at: AwareDatetime
 
 
 class DeviceList(Record):

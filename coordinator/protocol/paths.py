@@ -1,6 +1,10 @@
 """The URLs of the API, version 1, relative to the coordinator's address."""
 
 DEVICES = "/v1/devices"
+ENROLMENT_CHALLENGES = "/v1/enrolment-challenges"
+ENROLMENT_TOKENS = "/v1/enrolment-tokens"
+OPERATORS = "/v1/operators"
+AUDIT = "/v1/audit"
 CHECK_INS = "/v1/check-ins"
 MODELS = "/v1/models"
 TASKS = "/v1/tasks"

@@ -58,6 +58,28 @@ class RoundPlan(_Collection):
     )
 
 
+class ParticipationPlan(Record):
+    """How often one device may take part in training.
+
+    Held to exactly, whatever happens at the same time: an update that was accepted
+    counts, unless its round was abandoned, and a device holds one place at a time.
+    """
+
+    max_rounds: int | None = Field(
+        None,
+        ge=1,
+        le=1_000_000,
+        description="Rounds of the task that one device takes part in at most.",
+    )
+    min_separation: int | None = Field(
+        None,
+        ge=1,
+        le=1_000_000,
+        description="A device that took part in round r takes part again in round r "
+        "plus this at the earliest; 1: in the next.",
+    )
+
+
 class AsynchronousPlan(Record):
     """Collect without waiting: a round is the next ``round.goal`` updates.
 

@@ -13,7 +13,12 @@ from pydantic import Field
 
 from coordinator.protocol.deltas import EncodingName
 from coordinator.protocol.manifest import Name, Record
-from coordinator.protocol.plan_rounds import AsynchronousPlan, EvaluationPlan, RoundPlan
+from coordinator.protocol.plan_rounds import (
+    AsynchronousPlan,
+    EvaluationPlan,
+    ParticipationPlan,
+    RoundPlan,
+)
 from coordinator.protocol.plan_server import AggregationPlan, GatePlan, ServerPlan
 from coordinator.protocol.plan_training import TrainingPlan
 
@@ -61,6 +66,7 @@ class Plan(Record):
     )
     round: RoundPlan = RoundPlan()
     asynchronous: AsynchronousPlan | None = None
+    participation: ParticipationPlan = ParticipationPlan()
     training: TrainingPlan = TrainingPlan()
     update: UpdatePlan = UpdatePlan()
 

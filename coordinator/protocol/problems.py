@@ -64,7 +64,7 @@ METHOD_NOT_ALLOWED = _problem(
     "method-not-allowed", _S.METHOD_NOT_ALLOWED, "This path does not take this method"
 )
 UNAUTHENTICATED = _problem(
-    "unauthenticated", _S.UNAUTHORIZED, "A valid bearer token is needed"
+    "unauthenticated", _S.UNAUTHORIZED, "A valid token or device key is needed"
 )
 FORBIDDEN = _problem("forbidden", _S.FORBIDDEN, "This token may not do this")
 INTERNAL = _problem(
@@ -93,6 +93,61 @@ BLOB_LOST = _problem(
     retry=True,
 )
 FILES: Final = (STORAGE_UNAVAILABLE, BLOB_LOST)
+# Enrolment
+ENROLMENT_TOKEN_NEEDED = _problem(
+    "enrolment-token-needed", _S.UNAUTHORIZED, "Enrolling needs an enrolment token"
+)
+ENROLMENT_TOKEN_REFUSED = _problem(
+    "enrolment-token-refused", _S.FORBIDDEN, "The enrolment token admits nobody"
+)
+DEVICE_KEY_NEEDED = _problem(
+    "device-key-needed", _S.BAD_REQUEST, "Enrolling needs a device key"
+)
+DEVICE_KEY_REFUSED = _problem(
+    "device-key-refused",
+    _S.UNPROCESSABLE_ENTITY,
+    "The device key is of no kind that is taken",
+)
+ATTESTATION_NEEDED = _problem(
+    "attestation-needed", _S.UNAUTHORIZED, "Enrolling needs an attestation of the key"
+)
+ATTESTATION_REFUSED = _problem(
+    "attestation-refused", _S.FORBIDDEN, "The attestation does not vouch for the key"
+)
+CHALLENGE_UNKNOWN = _problem(
+    "challenge-unknown", _S.CONFLICT, "The attestation answers no open challenge"
+)
+TOO_MANY_CHALLENGES = _problem(
+    "too-many-challenges",
+    _S.SERVICE_UNAVAILABLE,
+    "As many challenges are open as may be",
+    retry=True,
+)
+# Signed requests
+SIGNATURE_NEEDED = _problem(
+    "signature-needed", _S.UNAUTHORIZED, "The request must be signed"
+)
+SIGNATURE_INVALID = _problem(
+    "signature-invalid",
+    _S.UNAUTHORIZED,
+    "The signature is not of this request, or covers too little",
+)
+SIGNATURE_STALE = _problem(
+    "signature-stale", _S.UNAUTHORIZED, "The signature is too old, or of the future"
+)
+SIGNATURE_REPLAYED = _problem(
+    "signature-replayed", _S.CONFLICT, "This very request came before"
+)
+BODY_NOT_SIGNED = _problem(
+    "body-not-signed", _S.UNAUTHORIZED, "The body is not the one that was signed"
+)
+TOO_MANY_SIGNATURES = _problem(
+    "too-many-signatures",
+    _S.TOO_MANY_REQUESTS,
+    "The device signs more requests than may be remembered",
+    retry=True,
+)
+DEVICE_REVOKED = _problem("device-revoked", _S.FORBIDDEN, "The device is revoked")
 # Check-in
 IDEMPOTENCY_KEY_NEEDED = _problem(
     "idempotency-key-needed",
@@ -204,6 +259,8 @@ INVALID_EVALUATION = _problem(
     "The evaluation's sums contradict each other",
 )
 # Operator
+DEVICE_UNKNOWN = _problem("device-unknown", _S.NOT_FOUND, "No such device")
+TOKEN_UNKNOWN = _problem("token-unknown", _S.NOT_FOUND, "No such token")
 TASK_UNKNOWN = _problem("task-unknown", _S.NOT_FOUND, "No such task")
 TASK_EXISTS = _problem("task-exists", _S.CONFLICT, "A task has this name already")
 UNSUITABLE_PLAN = _problem(

@@ -16,6 +16,8 @@ class WaitReason(enum.StrEnum):
     NO_OPEN_ROUND = "no_open_round"  # between rounds, or no task runs yet
     ROUND_FULL = "round_full"  # every place of the open round is leased
     ALREADY_REPORTED = "already_reported"  # this device's result is in
+    RESTING = "resting"  # took part lately: the plan's min_separation
+    CAP_REACHED = "cap_reached"  # took part in as many rounds as one device may
     TASKS_ENDED = "tasks_ended"  # every task has finished or stopped
 
 

@@ -6,11 +6,11 @@ from typing import Final
 import sqlalchemy as sa
 
 from coordinator.domain.aggregation import AcceptedUpdate
-from coordinator.domain.assignments import Assignment, Counts, State
+from coordinator.domain.assignments import Assignment, Counts, Participation, State
 from coordinator.domain.errors import AssignmentUnknown
 from coordinator.domain.evaluation import Evaluation, Sums
 from coordinator.domain.rounds import Phase
-from coordinator.protocol.vocabulary import FailureReason
+from coordinator.protocol.vocabulary import FailureReason, Kind
 from coordinator.store.engine import Transaction
 from coordinator.store.tables import Row, assignments, evaluations, rounds, updates
 
@@ -54,6 +54,20 @@ _COUNTS: Final = (
 _ACCEPTED: Final = sa.select(sa.func.count()).where(
     assignments.c.round_id == sa.bindparam("round_id"),
     assignments.c.state == State.ACCEPTED,
+)
+_PARTICIPATION: Final = (
+    sa.select(
+        sa.func.count().label("rounds"),
+        sa.func.max(rounds.c.number).label("last_round"),
+    )
+    .select_from(assignments.join(rounds))
+    .where(
+        assignments.c.device_id == sa.bindparam("device_id"),
+        assignments.c.state == State.ACCEPTED,
+        rounds.c.task == sa.bindparam("task"),
+        rounds.c.kind == Kind.TRAIN,
+        rounds.c.phase != Phase.ABANDONED,
+    )
 )
 
 
@@ -129,6 +143,26 @@ def leased_in(tx: Transaction, round_id: int) -> list[Assignment]:
         assignments.c.round_id == round_id, assignments.c.state == State.LEASED
     )
     return [from_row(row) for row in tx.connection.execute(query)]
+
+
+def leased_by(tx: Transaction, device_id: str) -> Assignment | None:
+    """Return the leased assignment of a device, or none."""
+    query = sa.select(assignments).where(
+        assignments.c.device_id == device_id, assignments.c.state == State.LEASED
+    )
+    row = tx.connection.execute(query).one_or_none()
+    return None if row is None else from_row(row)
+
+
+def participation(tx: Transaction, device_id: str, task: str) -> Participation:
+    """Return in which training rounds of a task a device took part.
+
+    Updates of abandoned rounds went into no version, so they do not count.
+    """
+    row = tx.connection.execute(
+        _PARTICIPATION, {"device_id": device_id, "task": task}
+    ).one()
+    return Participation(rounds=row.rounds, last_round=row.last_round)
 
 
 def move_leases(tx: Transaction, from_round: int, to_round: int) -> None:

@@ -67,7 +67,28 @@ operators = sa.Table(
     "operators",
     metadata,
     sa.Column("token_hash", sa.String(64), primary_key=True),
+    sa.Column("id", _id(), nullable=False),
+    sa.Column("name", sa.String(80), nullable=False),
+    sa.Column("role", sa.String(16), nullable=False),
     sa.Column("created_at", Utc, nullable=False),
+    sa.Column("revoked_at", Utc),
+    sa.Index("uq_operators_id", "id", unique=True),
+)
+
+enrolment_tokens = sa.Table(
+    "enrolment_tokens",
+    metadata,
+    # fixed
+    sa.Column("id", _id(), primary_key=True),
+    sa.Column("token_hash", sa.String(64), nullable=False, unique=True),
+    sa.Column("name", sa.String(80), nullable=False),
+    sa.Column("max_uses", sa.Integer, nullable=False),
+    sa.Column("created_at", Utc, nullable=False),
+    sa.Column("expires_at", Utc, nullable=False),
+    # changes
+    sa.Column("uses", sa.Integer, nullable=False),
+    sa.Column("revoked_at", Utc),
+    sa.CheckConstraint("uses >= 0 AND uses <= max_uses", name="uses_within_limit"),
 )
 
 devices = sa.Table(
@@ -78,6 +99,51 @@ devices = sa.Table(
     sa.Column("name", sa.String(80)),
     sa.Column("capabilities", sa.JSON, nullable=False),
     sa.Column("enrolled_at", Utc, nullable=False, index=True),
+    sa.Column("public_key", sa.String(200)),  # base64 of its SPKI; none: bearer only
+    sa.Column("key_id", sa.String(64)),  # SHA-256 of that SPKI
+    sa.Column("attestation", sa.String(32)),  # level that vouched for the key
+    sa.Column("revoked_at", Utc),
+    # A key is one device.
+    sa.Index("uq_devices_key_id", "key_id", unique=True),
+)
+
+challenges = sa.Table(
+    "challenges",
+    metadata,
+    sa.Column("sha256", sa.String(64), primary_key=True),
+    sa.Column("expires_at", Utc, nullable=False, index=True),
+)
+
+nonces = sa.Table(
+    "nonces",
+    metadata,
+    # A signature counts once.
+    sa.Column("device_id", _id(), sa.ForeignKey(devices.c.id), primary_key=True),
+    sa.Column("nonce", sa.String(64), primary_key=True),
+    sa.Column("forget_at", Utc, nullable=False, index=True),
+)
+
+# Rows are never deleted, and only the count of a refusal ever changes: triggers see to
+# that.
+audit = sa.Table(
+    "audit",
+    metadata,
+    # fixed
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("at", Utc, nullable=False),
+    sa.Column("decision", sa.String(40), nullable=False),
+    sa.Column("subject", _id(), nullable=False),
+    sa.Column("by", _id()),
+    sa.Column("reason", sa.String(64)),
+    sa.Column("minute", _count()),  # since 1970, of refusals
+    # changes
+    sa.Column("times", sa.Integer, nullable=False),
+    sa.Column("last_at", Utc, nullable=False),
+    # Refusals alike are one row a minute.
+    sa.Index(
+        "uq_audit_minute_reason_subject", "minute", "reason", "subject", unique=True
+    ),
+    sqlite_autoincrement=True,  # an id is never given twice
 )
 
 models = sa.Table(
@@ -123,6 +189,8 @@ rounds = sa.Table(
     sa.Column("lease_s", sa.Double, nullable=False),
     sa.Column("deadline_s", sa.Double, nullable=False),
     sa.Column("concurrency", sa.Integer),  # none: synchronous
+    sa.Column("max_rounds", sa.Integer),  # a device's; none: any number
+    sa.Column("min_separation", sa.Integer),  # rounds; none: the next one at once
     sa.Column("opened_at", Utc, nullable=False),
     # changes
     sa.Column("phase", sa.String(16), nullable=False),

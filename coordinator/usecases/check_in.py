@@ -2,16 +2,17 @@
 
 import dataclasses
 import datetime as dt
+from collections.abc import Sequence
 
 from coordinator.domain import selection
 from coordinator.domain.assignments import Assignment, State
-from coordinator.domain.errors import IdempotencyKeyReused
+from coordinator.domain.errors import DeviceRevoked, IdempotencyKeyReused
 from coordinator.domain.events import Happening
 from coordinator.domain.models import Model, Version
 from coordinator.domain.rounds import Phase, Round
 from coordinator.domain.tasks import Task
 from coordinator.protocol.vocabulary import Kind, WaitReason
-from coordinator.store import assignments, events, models, rounds, tasks
+from coordinator.store import assignments, devices, events, models, rounds, tasks
 from coordinator.store.engine import Store, Transaction
 
 
@@ -47,28 +48,20 @@ def check_in(
         now: The present moment.
 
     Raises:
+        DeviceRevoked: The device is revoked.
         IdempotencyKeyReused: The key's assignment has ended.
     """
 
     def body(tx: Transaction) -> Work | WaitReason:
+        if devices.revoked_at(tx, device_id) is not None:  # while it waited
+            raise DeviceRevoked(device_id)
         own = assignments.relevant(tx, device_id, idempotency_key)
-        held = next((each for each in own if each.state is State.LEASED), None)
+        held = _held(tx, own, idempotency_key, now)
         if held is not None:
-            held, round_ = _with_round(tx, held)
-            if held.is_live(now) and round_.keeps_leases(now):
-                return _work(tx, held, round_)
-            _lapse(tx, held, round_, now)
-        for each in own:
-            if each.idempotency_key == idempotency_key:
-                raise IdempotencyKeyReused(each.id)
+            return _work(tx, *held)
         reasons: list[WaitReason] = []
         for round_ in rounds.collecting(tx):
-            reason = selection.reason_to_wait(
-                round_,
-                assignments.counts(tx, round_.id, now),
-                [each for each in own if each.round_id == round_.id],
-                now=now,
-            )
+            reason = _reason_to_wait(tx, round_, own, device_id, now)
             if reason is None:
                 assignment = Assignment(
                     id=assignment_id,
@@ -93,6 +86,47 @@ def check_in(
         return WaitReason.TASKS_ENDED
 
     return store.run("check_in", body)
+
+
+def _held(
+    tx: Transaction, own: Sequence[Assignment], key: str, now: dt.datetime
+) -> tuple[Assignment, Round] | None:
+    """Return the device's live assignment; end one that is of no use any more.
+
+    Raises:
+        IdempotencyKeyReused: The key is that of an assignment that has ended.
+    """
+    held = next((each for each in own if each.state is State.LEASED), None)
+    if held is not None:
+        held, round_ = _with_round(tx, held)
+        if held.is_live(now) and round_.keeps_leases(now):
+            return held, round_
+        _lapse(tx, held, round_, now)
+    for each in own:
+        if each.idempotency_key == key:
+            raise IdempotencyKeyReused(each.id)
+    return None
+
+
+def _reason_to_wait(
+    tx: Transaction,
+    round_: Round,
+    own: Sequence[Assignment],
+    device_id: str,
+    now: dt.datetime,
+) -> WaitReason | None:
+    reason = selection.reason_to_wait(
+        round_,
+        assignments.counts(tx, round_.id, now),
+        [each for each in own if each.round_id == round_.id],
+        now=now,
+    )
+    if reason is not None or not round_.policy.limits_participation:
+        return reason
+    # Read while the round is locked: what another call of this device has brought in
+    # meanwhile counts.
+    took_part = assignments.participation(tx, device_id, round_.task)
+    return selection.reason_to_rest(round_, took_part)
 
 
 def _with_round(tx: Transaction, held: Assignment) -> tuple[Assignment, Round]:

@@ -13,12 +13,14 @@ from coordinator import __main__ as commands
 from coordinator import app as composition
 from coordinator.config import Settings
 from coordinator.domain.aggregation import Score
+from coordinator.domain.devices import Role
 from coordinator.domain.evaluation import Evaluation, Sums, summarize
 from coordinator.store import models as stored_models
 from coordinator.store.engine import Store, Transaction
-from coordinator.usecases import devices, tasks
+from coordinator.usecases import access, devices, tasks
 from tests.support.clock import ManualClock
 from tests.support.disks import SmallDisk
+from tests.support.federation import dump
 from tests.support.models import tiny_manifest, write_tiny_model
 
 PLAN = 'model = "tiny"\nrounds = 3\n[round]\ngoal = 2\nminimum = 1\n'
@@ -340,7 +342,7 @@ def test_a_model_that_cannot_be_is_an_error(tmp_path: pathlib.Path) -> None:
 def test_devices_are_listed(store: Store) -> None:
     must("migrate")
     device, token = devices.enrol(
-        store, name="pixel", capabilities={}, now=ManualClock().now()
+        store, devices.Applicant(name="pixel"), now=ManualClock().now()
     )
 
     printed = must("devices", "list")
@@ -349,6 +351,55 @@ def test_devices_are_listed(store: Store) -> None:
         f"{device.id} pixel: enrolled 2026-01-01 12:00:00, 0 results counted\n"
     )
     assert token not in printed
+
+
+def test_a_device_is_revoked(store: Store) -> None:
+    must("migrate")
+    device, _ = devices.enrol(store, devices.Applicant(), now=ManualClock().now())
+
+    assert must("devices", "revoke", device.id) == f"device {device.id} is revoked\n"
+
+    assert ", revoked 20" in must("devices", "list")
+    assert_error(call("devices", "revoke", "none"), "no device has the id none")
+
+
+def test_enrolment_tokens_are_made_listed_and_revoked(store: Store) -> None:
+    made = must("enrolment-tokens", "create", "pilot", "--uses", "3")
+    token_id, text = made.split()
+
+    listed = must("enrolment-tokens", "list")
+    assert listed.startswith(f"{token_id} pilot: 0/3 devices, until ")
+    assert text not in listed + repr(dump(store))
+    assert "is revoked" in must("enrolment-tokens", "revoke", token_id)
+    assert "0/3 devices, is revoked" in must("enrolment-tokens", "list")
+    assert_error(call("enrolment-tokens", "revoke", "none"), "no token has the id")
+
+
+def test_operators_are_admitted_listed_and_revoked(store: Store) -> None:
+    operator_id, token = must("operators", "create", "ann", "--role", "run").split()
+
+    assert access.authorize(store, token, Role.RUN).id == operator_id
+    assert f"{operator_id} ann: run\n" in must("operators", "list")
+    assert "is revoked" in must("operators", "revoke", operator_id)
+    assert f"{operator_id} ann: run, revoked\n" in must("operators", "list")
+    assert_error(call("operators", "revoke", "none"), "no token has the id none")
+
+
+def test_the_audit_log_is_read(store: Store) -> None:
+    operator_id, _ = must("operators", "create", "ann", "--role", "read").split()
+    for _ in range(2):
+        access.note_refusal(
+            store, "forbidden", subject="someone", now=ManualClock().now()
+        )
+
+    first, second, third = must("audit").splitlines()
+
+    assert "operator_admitted, reason admin, subject " in first
+    assert second.endswith(f"reason read, subject {operator_id}, by command-line")
+    assert third == (
+        "3 2026-01-01 12:00:00 refused, reason forbidden, subject someone, 2 times"
+    )
+    assert must("audit", "--after", "2").splitlines() == [third]
 
 
 def test_commands_make_the_operators_token_once(tmp_path: pathlib.Path) -> None:

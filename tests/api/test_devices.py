@@ -25,7 +25,7 @@ async def test_a_device_enrols_and_its_token_works(api: Api) -> None:
 
     assert response.status_code == 201
     content = response.json()
-    assert set(content) == {"device_id", "token"}
+    assert set(content) == {"device_id", "token", "auth"}
     caller = Caller(id=content["device_id"], token=content["token"])
     assert (await api.check_in(caller)).json()["assignment"] is not None
     assert content["token"] not in repr(api.federation.rows())

@@ -10,14 +10,22 @@ import pydantic
 import pytest
 from fastapi.routing import APIRoute
 
-from coordinator.api import assignments, devices, health, models, registry, tasks
+from coordinator.api import (
+    assignments,
+    devices,
+    health,
+    models,
+    registry,
+    tasks,
+    tokens,
+)
 from coordinator.api import problems as api_problems
 from coordinator.domain import errors
 from coordinator.protocol import codings, digests, encodings, problems, tensors
 from tests.support.federation import Federation
 from tests.support.http import serve
 
-ROUTERS = (devices, assignments, models, registry, tasks, health)
+ROUTERS = (devices, assignments, models, registry, tasks, tokens, health)
 #: Names that say all there is to say, wherever they stand.
 SELF_EVIDENT = frozenset(
     {
@@ -28,6 +36,7 @@ SELF_EVIDENT = frozenset(
         "created_at",
         "ended_at",
         "enrolled_at",
+        "expires_at",
         "id",
         "kind",
         "model",
@@ -36,6 +45,7 @@ SELF_EVIDENT = frozenset(
         "parameters",
         "plan",
         "published_at",
+        "revoked_at",
         "rounds",
         "size_bytes",
         "status",
@@ -163,16 +173,26 @@ def test_every_refusal_has_its_problem() -> None:
 def test_operations_that_need_a_token_say_which(spec: dict[str, Any]) -> None:
     for name, operation in operations(spec):
         refuses = "401" in operation["responses"]
+        if name == "POST /v1/devices":  # has no identity yet
+            continue
         assert refuses == ("security" in operation), name
         if refuses:
-            (scheme,) = operation["security"]
-            (scheme_name,) = scheme
-            assert scheme_name in operation["tags"] + ["operator"], name
-            assert ("403" in operation["responses"]) >= (scheme_name == "operator")
+            schemes = {scheme for each in operation["security"] for scheme in each}
+            assert schemes in ({"operator"}, {"device", "signature"}), name
+            assert ("operator" in schemes) == ("operator" in operation["tags"])
+            assert "403" in operation["responses"]
 
 
 def test_every_parameter_says_what_it_is(spec: dict[str, Any]) -> None:
-    obvious = {"model", "task", "assignment_id", "limit"}
+    obvious = {
+        "model",
+        "task",
+        "assignment_id",
+        "device_id",
+        "token_id",
+        "operator_id",
+        "limit",
+    }
     for name, operation in operations(spec):
         for parameter in operation.get("parameters", []):
             assert parameter.get("description") or parameter["name"] in obvious, (

@@ -4,10 +4,13 @@ import pathlib
 import stat
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from coordinator import app as composition
 from coordinator.config import InvalidSettings, Settings, read_settings
-from coordinator.usecases import devices
+from coordinator.domain.devices import Role
+from coordinator.usecases import access
+from tests.support import attestation
 from tests.support.federation import dump
 from tests.support.models import write_tiny_model
 
@@ -68,6 +71,12 @@ def test_a_database_url_is_taken_as_it_is(monkeypatch: pytest.MonkeyPatch) -> No
         ("SHOAL_WORKER_INTERVAL_S", "inf", "worker_interval_s"),
         ("SHOAL_COMPUTE", "tpu", "compute"),
         ("SHOAL_LOG_LEVEL", "loud", "log_level"),
+        ("SHOAL_ENROLMENT", "closed", "enrolment"),
+        ("SHOAL_DEVICE_AUTH", "none", "device_auth"),
+        ("SHOAL_CLOCK_SKEW_S", "0", "clock_skew_s"),
+        ("SHOAL_HOST", "10.0.0.7", "set enrolment to token, or to open"),
+        ("SHOAL_HOST", "coordinator.example", "set enrolment to token, or to open"),
+        ("SHOAL_ATTESTATION", "android-key", "set device_auth signature"),
         ("SHOAL_CONFIG", "nowhere.toml", "names nowhere.toml, which is no file"),
     ],
 )
@@ -96,10 +105,50 @@ def test_a_bad_file_is_refused(
 def test_variables_of_the_other_programs_are_passed_over(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for name in ("SHOAL_CACHE", "SHOAL_OPERATOR_TOKEN"):
+    for name in ("SHOAL_CACHE", "SHOAL_ENROLMENT_TOKEN", "SHOAL_OPERATOR_TOKEN"):
         monkeypatch.setenv(name, "something")
 
     assert read_settings() == Settings()
+
+
+@pytest.mark.parametrize(
+    ("host", "enrolment"),
+    [
+        ("127.0.0.9", None),
+        ("::1", None),
+        ("localhost", None),
+        ("0.0.0.0", "open"),  # noqa: S104 - on purpose
+        ("0.0.0.0", "token"),  # noqa: S104 - on purpose
+    ],
+)
+def test_open_enrolment_beyond_this_machine_must_be_said(
+    monkeypatch: pytest.MonkeyPatch, host: str, enrolment: str | None
+) -> None:
+    monkeypatch.setenv("SHOAL_HOST", host)
+    if enrolment is not None:
+        monkeypatch.setenv("SHOAL_ENROLMENT", enrolment)
+
+    assert read_settings().enrolment == (enrolment or "open")
+
+
+def test_attestation_needs_roots_that_can_be_read(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
+) -> None:
+    monkeypatch.setenv("SHOAL_ATTESTATION", "android-key")
+    monkeypatch.setenv("SHOAL_DEVICE_AUTH", "signature")
+    with pytest.raises(InvalidSettings, match="attestation_roots"):
+        read_settings()
+    roots = tmp_path / "roots.pem"
+    monkeypatch.setenv("SHOAL_ATTESTATION_ROOTS", str(roots))
+    settings = read_settings()
+    with pytest.raises(OSError, match=r"roots\.pem"):
+        composition._attestor(settings)
+    roots.write_text("no certificate")
+    with pytest.raises(composition.CannotStart, match=r"roots\.pem"):
+        composition._attestor(settings)
+    pem = attestation.authority("root").certificate.public_bytes(Encoding.PEM)
+    roots.write_bytes(pem)
+    assert composition._attestor(settings) is not None
 
 
 def test_settings_cannot_be_changed() -> None:
@@ -123,7 +172,7 @@ def test_the_operators_token_is_its_owners_alone_and_not_in_the_database(
     token = path.read_text().strip()
     assert len(token) >= 43
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    devices.authenticate_operator(store, token)
+    assert access.authorize(store, token, Role.ADMIN).name == path.name
     assert token not in repr(dump(store))
     store.close()
     for file in settings.data_dir.iterdir():

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from coordinator.protocol import digests, messages, paths, problems
-from device_sim import client
+from device_sim import client, identity
 
 Handler = Callable[[httpx.Request], httpx.Response]
+PHONE = identity.Bearer("t")
 ENROLMENT = {"device_id": "0" * 32, "token": "secret"}
 CONTENT = b"immutable bytes"
 
@@ -123,7 +124,7 @@ async def test_a_deadline_ends_the_repetitions_without_sleeping_past_it():
     time = ManualTime()
     with pytest.raises(client.Unreachable, match=r"ConnectError no route"):
         await calls_to(handler, time).send_update(
-            "t", "/u", body=b"x", sha256="0" * 64, deadline=103.0
+            PHONE, "/u", body=b"x", sha256="0" * 64, deadline=103.0
         )
     assert time.now_s <= 103.0
     assert len(bodies) == len(time.slept) + 1
@@ -134,7 +135,7 @@ async def test_a_refusal_that_stays_is_raised_at_once_with_its_type():
     time = ManualTime()
     with pytest.raises(client.Refused) as refusal:
         await calls_to(handler, time).send_update(
-            "t", "/u", body=b"x", sha256="0" * 64, deadline=200.0
+            PHONE, "/u", body=b"x", sha256="0" * 64, deadline=200.0
         )
     assert refusal.value.is_of(problems.ROUND_CLOSED, problems.LEASE_LAPSED)
     assert not refusal.value.is_of(problems.ROUND_CLOSED)
@@ -169,7 +170,7 @@ async def test_an_update_names_its_digest_and_type():
 
     calls = calls_to(answer, ManualTime())
     sha256 = digests.sha256_hex(b"body")
-    await calls.send_update("t", "/u", body=b"body", sha256=sha256, deadline=200.0)
+    await calls.send_update(PHONE, "/u", body=b"body", sha256=sha256, deadline=200.0)
     headers = seen[0].headers
     assert headers["Content-Type"] == "application/octet-stream"
     assert headers["Authorization"] == "Bearer t"
@@ -252,7 +253,9 @@ async def test_a_check_in_sends_its_idempotency_key():
         return httpx.Response(200, json=nothing)
 
     calls = calls_to(answer, ManualTime())
-    assert (await calls.check_in("t", key="k1", wait_s=10)).retry_after_s == 1.5
+    assert (
+        await calls.check_in(identity.Bearer("t"), key="k1", wait_s=10)
+    ).retry_after_s == 1.5
     assert seen[0].headers["Idempotency-Key"] == "k1"
     assert seen[0].url.path == paths.CHECK_INS
     assert messages.CheckInRequest.model_validate_json(seen[0].content).wait_s == 10

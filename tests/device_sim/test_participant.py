@@ -171,8 +171,9 @@ async def test_a_state_hides_its_token_and_survives_json(bench: Bench):
     state = participant.state
     assert state.body is not None
     assert State.from_json(state.to_json()) == state
-    assert state.token is not None
-    assert state.token not in repr(state)
+    for secret in (state.token, state.key):
+        assert secret is not None
+        assert secret not in repr(state)
 
 
 async def test_an_evaluation_is_scored_on_the_own_test_examples(
@@ -335,6 +336,7 @@ async def test_a_report_is_not_tried_beyond_the_lease(
         check_in_key="",
         device_id=participant.state.device_id,
         token=participant.state.token,
+        key=participant.state.key,
     )
 
 

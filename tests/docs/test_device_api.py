@@ -100,6 +100,7 @@ def test_the_page_runs_from_top_to_bottom(phone: pathlib.Path) -> None:
         problems.ALREADY_REPORTED.type,
         "evaluate",
         "tasks_ended",
+        "bearer",
     ]
     assert (phone / "auth.header").stat().st_mode & 0o777 == 0o600
 

@@ -7,7 +7,20 @@ from coordinator.domain.errors import DomainError
 
 MESSAGES: list[tuple[DomainError, str]] = [
     (errors.Unauthenticated("no token"), "no token"),
-    (errors.Forbidden("not an operator"), "not an operator"),
+    (errors.Forbidden("not an operator", "d1"), "not an operator"),
+    (errors.DeviceRevoked("d1"), "device d1 is revoked"),
+    (errors.DeviceUnknown("d1"), "no device has the id d1"),
+    (errors.TokenUnknown("t1"), "no token has the id t1"),
+    (errors.EnrolmentTokenNeeded("none was sent"), "none was sent"),
+    (errors.EnrolmentTokenRefused("it is used up"), "it is used up"),
+    (errors.DeviceKeyNeeded("none was sent"), "none was sent"),
+    (errors.AttestationNeeded("none was sent"), "none was sent"),
+    (errors.AttestationRefused("another key"), "another key"),
+    (errors.ChallengeUnknown("it was used"), "it was used"),
+    (errors.TooManyChallenges("9 are open"), "9 are open"),
+    (errors.BodyNotSigned("another digest"), "another digest"),
+    (errors.SignatureReplayed("used before"), "used before"),
+    (errors.TooManySignatures("9 are kept"), "9 are kept"),
     (
         errors.IdempotencyKeyReused("a1"),
         "the key belongs to assignment a1, which ended",

@@ -29,7 +29,7 @@ def coordinator(
         tmp_path,
         database_url=empty_database_url,
         models_dir=tmp_path / "models",
-        log_format="json",
+        settings={"SHOAL_LOG_FORMAT": "json"},
     )
     running.start("api")
     yield running

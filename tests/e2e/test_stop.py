@@ -31,7 +31,10 @@ def stop_s() -> str:
 def coordinator(tmp_path: pathlib.Path, stop_s: str) -> Iterator[Coordinator]:
     write_wide_model(tmp_path / "models", SIZE)
     running = Coordinator(
-        tmp_path, database_url=None, models_dir=tmp_path / "models", stop_s=stop_s
+        tmp_path,
+        database_url=None,
+        models_dir=tmp_path / "models",
+        settings={"SHOAL_STOP_S": stop_s},
     )
     running.start("api")
     httpx.post(

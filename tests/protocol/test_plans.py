@@ -23,6 +23,8 @@ BOUNDS: dict[str, tuple[float, float, float | None, float | None]] = {
     "round.lease_s": (TINY, 0, 86_400, 86_400.1),
     "round.deadline_s": (TINY, 0, 604_800, 604_800.1),
     "round.max_attempts": (1, 0, 100, 101),
+    "participation.max_rounds": (1, 0, 1_000_000, 1_000_001),
+    "participation.min_separation": (1, 0, 1_000_000, 1_000_001),
     "asynchronous.concurrency": (1, 0, 100_000, 100_001),
     "asynchronous.max_staleness": (0, -1, 1_000_000, 1_000_001),
     "asynchronous.staleness_exponent": (0, -TINY, 10, 10.001),

@@ -61,6 +61,8 @@ def test_a_document_holds_its_details_and_extensions() -> None:
     assert problem.model_extra == {"errors": [{"field": "x"}]}
 
 
-def test_only_the_coordinators_own_failures_are_worth_the_same_request_again() -> None:
+def test_what_passes_by_itself_is_worth_the_same_request_again() -> None:
     for kind in problems.ALL:
-        assert kind.retry == (kind.status >= HTTPStatus.INTERNAL_SERVER_ERROR)
+        passes = kind.status is HTTPStatus.TOO_MANY_REQUESTS
+        passes |= kind.status >= HTTPStatus.INTERNAL_SERVER_ERROR
+        assert kind.retry == passes

@@ -266,7 +266,14 @@ except StorageUnavailable as error:
 
 def note(tx: Transaction, name: str) -> None:
     tx.connection.execute(
-        operators.insert(), {"token_hash": name, "created_at": ManualClock().now()}
+        operators.insert(),
+        {
+            "token_hash": name,
+            "id": name,
+            "name": name,
+            "role": "read",
+            "created_at": ManualClock().now(),
+        },
     )
 
 

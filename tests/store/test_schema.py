@@ -118,6 +118,42 @@ def test_sums_of_devices_kept_from_before_are_deleted_but_of_open_rounds(
     assert kept[0] == open_.assignment.id
 
 
+def test_those_who_may_call_are_upgraded_with_what_they_have(
+    empty_store: Store,
+) -> None:
+    config = schema._config()
+    with empty_store.engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0003")
+        for statement in (
+            "INSERT INTO operators VALUES ('hash', '2026-01-01 00:00:00')",
+            "INSERT INTO devices VALUES ('d', 'h', NULL, '{}', '2026-01-01 00:00:00')",
+        ):
+            connection.execute(sa.text(statement))
+
+    schema.upgrade(empty_store)
+
+    with empty_store.engine.connect() as connection:
+        (operator,) = connection.execute(sa.select(metadata.tables["operators"]))
+        (device,) = connection.execute(sa.select(metadata.tables["devices"]))
+    assert (operator.token_hash, operator.role) == ("hash", "admin")
+    assert (len(operator.id), operator.revoked_at) == (32, None)
+    assert (device.id, device.key_id, device.revoked_at) == ("d", None, None)
+
+
+def test_the_schema_goes_down_and_up_again(empty_store: Store) -> None:
+    config = schema._config()
+    newest = schema.upgrade(empty_store)
+    before = tables(empty_store)
+    with empty_store.engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0003")
+    assert "audit" not in tables(empty_store)
+
+    assert schema.upgrade(empty_store) == newest
+    assert tables(empty_store) == before
+
+
 def test_a_current_database_is_left_alone(store: Store) -> None:
     before = tables(store), revisions(store)
 

@@ -12,11 +12,12 @@ import httpx
 
 from coordinator.api import application
 from coordinator.api.metrics import Metrics
-from coordinator.api.services import Identities, Services
+from coordinator.api.services import Services
 from coordinator.api.watcher import Watcher
+from coordinator.domain.devices import Role
 from coordinator.protocol import digests, paths, problems
 from coordinator.protocol.problems import ProblemType
-from coordinator.usecases import devices
+from coordinator.usecases import devices, tokens
 from coordinator.usecases.observation import Observer
 from tests.support.federation import Federation
 
@@ -68,8 +69,7 @@ class Api:
     def enrol(self) -> Caller:
         device, token = devices.enrol(
             self.federation.store,
-            name=None,
-            capabilities={},
+            devices.Applicant(),
             now=self.federation.clock.now(),
         )
         return Caller(id=device.id, token=token)
@@ -118,10 +118,20 @@ class Api:
 
 @contextlib.asynccontextmanager
 async def serve(
-    federation: Federation, *, background: bool = True
+    federation: Federation,
+    *,
+    background: bool = True,
+    **settings: Any,  # noqa: ANN401 - fields of Services
 ) -> AsyncIterator[Api]:
     """Run the application, and its background task unless it would be in the way."""
-    devices.admit_operator(federation.store, OPERATOR, now=federation.clock.now())
+    tokens.admit_operator(
+        federation.store,
+        OPERATOR,
+        name="operator",
+        role=Role.ADMIN,
+        by=tokens.COMMAND_LINE,
+        now=federation.clock.now(),
+    )
     watcher = ObservedWatcher(federation)
     app = application.create(
         Services(
@@ -129,9 +139,9 @@ async def serve(
             blobs=federation.blobs,
             clock=federation.clock,
             watcher=watcher,
-            identities=Identities(federation.store),
             metrics=Metrics(Observer(federation.store)),
             wait_s=5.0,
+            **settings,
         ),
         version="0.0.0",
     )

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import httpx
@@ -92,7 +92,7 @@ class Coordinator:
         database_url: str | None,
         models_dir: pathlib.Path,
         data_dir: pathlib.Path | None = None,
-        **settings: str,
+        settings: Mapping[str, str] | None = None,
     ) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -104,11 +104,10 @@ class Coordinator:
             "SHOAL_DATA_DIR": str(self.data_dir),
             "SHOAL_PORT": str(self.port),
             "SHOAL_MODELS_DIR": str(models_dir),
+            **(settings or {}),
         }
         if database_url is not None:
             self._environment["SHOAL_DATABASE_URL"] = database_url
-        for name, value in settings.items():
-            self._environment[f"SHOAL_{name.upper()}"] = value
 
     def start(self, role: str) -> None:
         """Start ``api`` or ``worker``."""

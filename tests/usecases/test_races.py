@@ -4,9 +4,7 @@ import collections
 import datetime as dt
 import functools
 import itertools
-import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import pytest
@@ -28,24 +26,9 @@ from coordinator.usecases import participation, tasks
 from coordinator.usecases.check_in import Work
 from tests.support.federation import Federation, plan
 from tests.support.models import update_body
+from tests.support.races import THREADS, at_once
 
 T = TypeVar("T")
-THREADS = 16
-
-
-def at_once(calls: list[Callable[[], T]]) -> list[T | DomainError]:
-    """Run every call in a thread of its own, all let go at the same moment."""
-    gate = threading.Barrier(len(calls))
-
-    def run(call: Callable[[], T]) -> T | DomainError:
-        gate.wait(30)
-        try:
-            return call()
-        except DomainError as refusal:
-            return refusal
-
-    with ThreadPoolExecutor(len(calls)) as pool:
-        return list(pool.map(run, calls))
 
 
 def test_no_more_places_than_allowed(federation: Federation) -> None:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from coordinator.domain.aggregation import Score
+from coordinator.domain.devices import Role
 from coordinator.domain.errors import (
     Forbidden,
     ModelExists,
@@ -21,7 +22,7 @@ from coordinator.domain.tasks import Status
 from coordinator.protocol import first_weights, tensors
 from coordinator.protocol.digests import sha256_hex
 from coordinator.protocol.plan_training import TrainingPlan
-from coordinator.usecases import devices, models, tasks
+from coordinator.usecases import access, devices, models, tasks, tokens
 from tests.support.federation import Federation, plan
 from tests.support.models import INFER, TRAIN, tiny_manifest, write_tiny_model
 
@@ -355,10 +356,12 @@ def test_a_token_names_its_device_and_only_its_hash_is_kept(
     federation: Federation,
 ) -> None:
     device, token = devices.enrol(
-        federation.store, name="ann", capabilities={"a": 1}, now=federation.clock.now()
+        federation.store,
+        devices.Applicant(name="ann", capabilities={"a": 1}),
+        now=federation.clock.now(),
     )
 
-    assert devices.authenticate_device(federation.store, token) == device.id
+    assert access.authenticate_device(federation.store, token) == device.id
     assert devices.list_devices(federation.store, limit=5) == [(device, 0)]
     assert token not in repr(federation.rows())
 
@@ -368,25 +371,32 @@ def test_a_missing_or_unknown_token_is_refused(
     federation: Federation, token: str | None
 ) -> None:
     with pytest.raises(Unauthenticated):
-        devices.authenticate_device(federation.store, token)
+        access.authenticate_device(federation.store, token)
     with pytest.raises(Unauthenticated):
-        devices.authenticate_operator(federation.store, token)
+        access.authorize(federation.store, token, Role.READ)
 
 
 def test_a_device_is_no_operator_and_an_operator_no_device(
     federation: Federation,
 ) -> None:
     _, token = devices.enrol(
-        federation.store, name=None, capabilities={}, now=federation.clock.now()
+        federation.store, devices.Applicant(), now=federation.clock.now()
     )
     for _ in range(2):
-        devices.admit_operator(federation.store, "operator", now=federation.clock.now())
+        tokens.admit_operator(
+            federation.store,
+            "operator",
+            name="ann",
+            role=Role.ADMIN,
+            by=tokens.COMMAND_LINE,
+            now=federation.clock.now(),
+        )
 
-    devices.authenticate_operator(federation.store, "operator")
+    access.authorize(federation.store, "operator", Role.ADMIN)
     with pytest.raises(Forbidden):
-        devices.authenticate_operator(federation.store, token)
+        access.authorize(federation.store, token, Role.READ)
     with pytest.raises(Unauthenticated):
-        devices.authenticate_device(federation.store, "operator")
+        access.authenticate_device(federation.store, "operator")
     assert len(federation.rows()["operators"]) == 1
     assert "operator" not in repr(federation.rows()["operators"])
 

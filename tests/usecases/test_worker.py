@@ -1,5 +1,6 @@
 """The worker's loop: one step after the other, whatever happens in between."""
 
+import datetime as dt
 import logging
 import os
 import pathlib
@@ -18,10 +19,11 @@ from coordinator.domain.rounds import FOLD_LEASE, Phase
 from coordinator.domain.tasks import Status
 from coordinator.protocol.manifest import Vector
 from coordinator.protocol.plan_server import AggregationPlan, ServerPlan
-from coordinator.usecases import tasks
+from coordinator.protocol.signatures import Signature
+from coordinator.usecases import access, tasks
 from coordinator.worker import Worker, name_of_this_process
 from tests.support.compute import NumpyCompute
-from tests.support.federation import Federation, plan
+from tests.support.federation import Federation, dump, plan
 
 
 class Meddled(NumpyCompute):
@@ -55,6 +57,30 @@ def worker(federation: Federation, compute: NumpyCompute | None = None) -> Worke
         name="ann",
         interval_s=0.001,
     )
+
+
+def test_a_worker_forgets_nonces_that_are_of_no_use(federation: Federation) -> None:
+    skew = dt.timedelta(seconds=300)
+    device = federation.enrol()
+    running = worker(federation)
+
+    def spend(nonce: str) -> None:
+        signature = Signature(nonce=nonce, created=federation.clock.now())
+        federation.store.run(
+            "spend",
+            lambda tx: access.spend_nonce(
+                tx, device, signature, now=federation.clock.now(), skew=skew
+            ),
+        )
+
+    spend("first")
+    running.step()
+    federation.clock.advance(60)
+    spend("second")
+    federation.clock.advance(541)
+    running.step()
+
+    assert [row[1] for row in dump(federation.store)["nonces"]] == ["second"]
 
 
 def test_a_worker_with_nothing_to_do_says_so(federation: Federation) -> None:
