@@ -117,11 +117,25 @@ def main(
         outcomes = [_run(run, out / suite / run.name, rounds) for run in runs]
         if not outcomes:
             continue
+        outcomes = _compared(outcomes)
         table = "\n".join((_HEADING, *(outcome.row() for outcome in outcomes)))
         title = matrix[suite]["title"]
         (out / suite / "table.md").write_text(f"{title}\n\n{table}\n")
         _draw(title, outcomes, out / suite / "curves.png")
         print(f"\n{title}\n\n{table}\n\nwrote {out / suite}")
+
+
+def _compared(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """Give rows that have no target the first row's last accuracy as theirs."""
+    last = outcomes[0].accuracies[-1]
+    return [
+        outcome
+        if outcome.run.target is not None
+        else dataclasses.replace(
+            outcome, run=dataclasses.replace(outcome.run, target=last)
+        )
+        for outcome in outcomes
+    ]
 
 
 _HEADING: Final = (
