@@ -28,7 +28,7 @@ class Settings(pydantic_settings.BaseSettings):
     """Every setting, with its range and default."""
 
     model_config = pydantic_settings.SettingsConfigDict(
-        env_prefix="SHOAL_", extra="forbid", frozen=True
+        env_prefix="SHOAL_", extra="forbid", frozen=True, hide_input_in_errors=True
     )
 
     data_dir: pathlib.Path = Field(
@@ -106,7 +106,7 @@ class Settings(pydantic_settings.BaseSettings):
     clock_skew_s: float = Field(
         300.0,
         gt=0,
-        le=86_400,
+        le=3600,
         description="Seconds that a device's clock may be off. The nonces of "
         "signatures are remembered for three times as long.",
     )

@@ -16,6 +16,7 @@ from coordinator.api import (
     tasks,
     tokens,
 )
+from coordinator.api.limits import ShortBodies
 from coordinator.api.metrics import Observed
 from coordinator.api.services import Services
 
@@ -27,8 +28,8 @@ assignment names (immutable: cache by `sha256`), trains or evaluates with the tr
 graph, and **reports**. Control is JSON, tensors are
 [safetensors](https://github.com/huggingface/safetensors) bodies. Every refusal is an
 [RFC 9457](https://www.rfc-editor.org/rfc/rfc9457) problem document: decide by its
-`type` alone, and retry the same request when it names `retry_after_s`. A refused
-request has changed nothing.
+`type` alone, and retry the same request, signed anew where requests are signed, when
+it names `retry_after_s`. A refused request has changed nothing.
 """
 _TAGS = [
     {"name": "device", "description": "What a phone calls, with its own token."},
@@ -65,6 +66,7 @@ def create(services: Services, *, version: str) -> fastapi.FastAPI:
         redoc_url=None,
     )
     app.state.services = services
+    app.add_middleware(ShortBodies)
     app.add_middleware(Observed, metrics=services.metrics)
     problems.install(app, away=services.store.errors)
     for module in (devices, assignments, models, registry, tasks, tokens, health):

@@ -126,10 +126,6 @@ AUDITED: Final[frozenset[type[Exception]]] = frozenset(
         errors.AssignmentUnknown,
         errors.ForeignAssignment,
         errors.WrongKind,
-        errors.LeaseLapsed,
-        errors.RoundClosed,
-        errors.AssignmentEnded,
-        errors.AlreadyReported,
     }
 )
 
@@ -158,6 +154,7 @@ def refusals(*kinds: ProblemType) -> dict[int | str, dict[str, Any]]:
     for kind in (
         *kinds,
         problems.INVALID_REQUEST,
+        problems.BODY_TOO_LARGE,
         problems.INTERNAL,
         problems.UNAVAILABLE,
     ):
@@ -248,7 +245,11 @@ async def _refuse_form(_: fastapi.Request, error: Exception) -> JSONResponse:
 async def _refuse_http(_: fastapi.Request, error: Exception) -> JSONResponse:
     if not isinstance(error, HTTPException):
         raise TypeError(type(error))
-    by_status = {404: problems.NOT_FOUND, 405: problems.METHOD_NOT_ALLOWED}
+    by_status = {
+        404: problems.NOT_FOUND,
+        405: problems.METHOD_NOT_ALLOWED,
+        413: problems.BODY_TOO_LARGE,
+    }
     kind = by_status.get(error.status_code, problems.INVALID_REQUEST)
     response = respond(kind)
     if error.headers:

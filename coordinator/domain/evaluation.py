@@ -5,7 +5,9 @@ also says how accuracy is distributed over devices. Decided here: that no figure
 device is stated for fewer than ``MIN_DEVICES`` of them, and that a device which did not
 fine-tune counts after it as before, because that is the model it would run. So both
 distributions are over the same devices and examples. Means are stated for any number of
-devices: the plan's ``evaluation.minimum`` is their floor.
+devices: the plan's ``evaluation.minimum`` is their floor. But where fewer than
+``MIN_DEVICES`` fine-tuned and others did not, nothing is stated of it: the difference
+of the two means would be those few devices' own.
 
 Source: Wang et al. 2019, "Federated Evaluation of On-device Personalization".
 """
@@ -114,8 +116,8 @@ def summarize(evaluations: Sequence[Evaluation]) -> Metrics | None:
 
 def _personalized(evaluations: Sequence[Evaluation]) -> Personalized | None:
     devices = sum(each.personalized is not None for each in evaluations)
-    if devices == 0:
-        return None
+    if devices == 0 or devices < min(MIN_DEVICES, len(evaluations)):
+        return None  # beside the score before, it would be those few devices' own
     kept = [each.personalized or each.sums for each in evaluations]
     pairs = list(zip(evaluations, kept, strict=True))
     accuracies = [sums.correct / each.examples for each, sums in pairs]

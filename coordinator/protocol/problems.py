@@ -70,6 +70,9 @@ FORBIDDEN = _problem("forbidden", _S.FORBIDDEN, "This token may not do this")
 INTERNAL = _problem(
     "internal", _S.INTERNAL_SERVER_ERROR, "The coordinator failed", retry=True
 )
+BODY_TOO_LARGE = _problem(
+    "body-too-large", _S.REQUEST_ENTITY_TOO_LARGE, "The body is longer than any may be"
+)
 UNAVAILABLE = _problem(
     "unavailable", _S.SERVICE_UNAVAILABLE, "The coordinator is busy", retry=True
 )

@@ -11,6 +11,7 @@ import dataclasses
 import datetime as dt
 import errno
 import hashlib
+import math
 import mmap
 import os
 import pathlib
@@ -73,8 +74,10 @@ class BlobStore:
         target = self.path(sha256)
         with contextlib.suppress(BlobLost):
             if self.get(sha256) == content:
-                # Whoever kept it may have died before it was on the disk.
+                # Whoever kept it may have died before it was on the disk. It is as
+                # good as new: whoever looks for forgotten files must leave it alone.
                 self._settle(target, target)
+                os.utime(target)
                 return sha256
         path = self.new_incoming()
         try:
@@ -247,6 +250,13 @@ class BlobStore:
                 shutil.copyfileobj(source, copied, 1 << 20)
             sync(target)
             sync(target.parent)
+
+    def written_at(self, name: str) -> float:
+        """Return when a file was last kept, POSIX seconds; infinity if it is gone."""
+        try:
+            return (self._folder / name).stat().st_mtime
+        except FileNotFoundError:
+            return math.inf
 
     def delete(self, name: str) -> None:
         """Delete a file that nothing needs."""

@@ -65,6 +65,9 @@ class Observer:
         """Look into ``store``. Not to be used by two threads at a time."""
         self._store = store
         self._seen: int | None = None
+        # read, and not handed over yet: a read that fails later must not lose them
+        self._happenings: list[Happening] = []
+        self._ended: list[PhaseEnded] = []
         #: the phase of each open round, and when it began; none: before the start
         self._phases: dict[int, tuple[Kind, Phase, dt.datetime | None]] = {}
 
@@ -76,15 +79,15 @@ class Observer:
     def look(self, *, now: dt.datetime) -> News:
         """Return what is new, but for the last five seconds, and how things stand."""
         self.start()
-        happenings: list[Happening] = []
-        phases: list[PhaseEnded] = []
         while page := self._page(now):
             for event in page:
-                happenings.append(event.happening)
-                phases += self._follow(event)
+                self._happenings.append(event.happening)
+                self._ended += self._follow(event)
                 self._seen = event.id
         present = self._store.read(lambda tx: _present(tx, now))
-        return News(happenings=happenings, phases=phases, present=present)
+        news = News(happenings=self._happenings, phases=self._ended, present=present)
+        self._happenings, self._ended = [], []
+        return news
 
     def _begin(self, tx: Transaction) -> int:
         for round_ in rounds.unfinished(tx):

@@ -9,10 +9,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from coordinator.domain.events import Happening
 from coordinator.protocol import paths, problems
 from coordinator.protocol.vocabulary import WaitReason
-from coordinator.store.engine import Store
-from coordinator.usecases import workers
+from coordinator.store.engine import StaleWrite, Store
+from coordinator.usecases import observation, workers
 from tests.support.federation import plan
-from tests.support.http import Api, serve
+from tests.support.http import Api, assert_problem, serve
 from tests.support.models import update_body
 from tests.support.worker import worker
 
@@ -207,3 +207,21 @@ async def test_a_crash_is_counted_as_a_refusal_of_its_type(
     assert value(found, "refusals_total", type=problems.INTERNAL.slug) == 1
     labels = {"method": "GET", "path": paths.TASKS, "status": "500"}
     assert value(found, "http_request_seconds_count", **labels) == 1
+
+
+async def test_a_look_that_fails_half_way_loses_no_event(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api.federation.start()
+    api.federation.clock.advance(10)
+    present = observation._present
+
+    def fail(*_: object) -> None:
+        raise StaleWrite("present")
+
+    monkeypatch.setattr(observation, "_present", fail)
+    answer = await api.client.get(paths.METRICS, headers=api.operator)
+    assert_problem(answer, problems.UNAVAILABLE)
+
+    monkeypatch.setattr(observation, "_present", present)
+    assert events(await read(api), Happening.ROUND_OPENED) == 1

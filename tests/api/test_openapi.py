@@ -147,6 +147,7 @@ def test_every_problem_type_can_be_sent() -> None:
         problems.INVALID_REQUEST,
         problems.NOT_FOUND,
         problems.METHOD_NOT_ALLOWED,
+        problems.BODY_TOO_LARGE,
         problems.INTERNAL,
         problems.UNAVAILABLE,
         problems.NOT_READY,

@@ -204,3 +204,22 @@ def test_a_token_file_that_was_cut_off_is_not_taken_for_a_token(
     (settings.data_dir / composition.OPERATOR_TOKEN_FILE).touch(mode=0o600)
 
     assert len(composition.operator_token(settings)) >= 43
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"SHOAL_DATABASE_URL": "oracle://u:s3cret@db/x"},
+        {"SHOAL_DATABASE_URL": "postgresql://u:s3cret@db/x", "SHOAL_HOST": "::"},
+        {"SHOAL_DATABASE_URL": "postgresql://u:s3cret@db/x", "SHOAL_PORT": "no"},
+    ],
+)
+def test_what_is_wrong_is_said_without_the_passwords_beside_it(
+    monkeypatch: pytest.MonkeyPatch, wrong: dict[str, str]
+) -> None:
+    for name, value in wrong.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InvalidSettings) as refused:
+        read_settings()
+    assert "s3cret" not in str(refused.value)
+    assert "input" not in str(refused.value)

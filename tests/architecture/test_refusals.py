@@ -21,6 +21,7 @@ GENERIC = {
     problems.INVALID_REQUEST,
     problems.NOT_FOUND,
     problems.METHOD_NOT_ALLOWED,
+    problems.BODY_TOO_LARGE,
     problems.INTERNAL,
     problems.UNAVAILABLE,
     problems.NOT_READY,

@@ -146,7 +146,4 @@ def test_few_that_fine_tuned_do_not_show_among_many_that_did_not() -> None:
     metrics = metrics_of(evaluations)
 
     assert isinstance(metrics.distribution, Distribution)
-    assert metrics.personalized is not None
-    assert metrics.personalized.devices == 9
-    assert metrics.personalized.distribution is None
-    assert metrics.personalized.change is None
+    assert metrics.personalized is None, "the difference of the means is theirs alone"

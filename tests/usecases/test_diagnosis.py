@@ -8,6 +8,8 @@ import pytest
 import sqlalchemy as sa
 
 from coordinator.domain.rounds import Phase
+from coordinator.store import inventory
+from coordinator.store.engine import Transaction
 from coordinator.usecases import diagnosis, workers
 from coordinator.usecases.diagnosis import Finding, Trouble
 from tests.support.federation import Federation, plan
@@ -185,3 +187,36 @@ def test_a_row_that_refers_to_none_is_a_finding(lived_in: Federation) -> None:
 
     assert set(troubles(findings)) == {Trouble.DATABASE}
     assert "assignments refers to a row of devices" in findings[0].what
+
+
+def test_what_came_to_be_named_while_files_were_compared_is_kept(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    federation.start()
+    file = write(federation, f"sha256/{'ab' * 32}"[:9] + f"/{'ab' * 32}", age_s=OLD_S)
+    named = inventory.named_files
+    looks = 0
+
+    def look(tx: Transaction) -> dict[str, inventory.Named]:
+        nonlocal looks
+        looks += 1
+        found = named(tx)
+        if looks > 1:  # a release has committed since
+            name = str(file.relative_to(blob_folder(federation)))
+            found[name] = next(iter(found.values()))
+        return found
+
+    monkeypatch.setattr(inventory, "named_files", look)
+    assert examine(federation, repair=True) == []
+    assert file.exists()
+
+
+def test_what_is_kept_again_is_young_again(federation: Federation) -> None:
+    federation.start()
+    sha256 = federation.blobs.put(b"drawn once more")
+    path = federation.blobs.path(sha256)
+    moment = federation.clock.now().timestamp() - OLD_S
+    os.utime(path, (moment, moment))
+    federation.blobs.put(b"drawn once more")
+    assert examine(federation, repair=True) == []
+    assert path.exists()
