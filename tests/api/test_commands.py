@@ -218,7 +218,8 @@ def test_distributions_over_devices_are_shown(
             assert (
                 " personalized loss 0.2727 accuracy 1.0000 (10 of 11 devices; worst "
                 "tenth of devices 1.0000, 10 % below 1.0000, 25 % 1.0000, median "
-                "1.0000, 75 % 1.0000, 90 % 1.0000; change: worst tenth of devices 0.0500, 10 % below 0.1000"
+                "1.0000, 75 % 1.0000, 90 % 1.0000; change: worst tenth of devices "
+                "0.0500, 10 % below 0.1000"
             ) in shown
         else:
             assert "personalized loss" not in shown
