@@ -126,6 +126,10 @@ AUDITED: Final[frozenset[type[Exception]]] = frozenset(
         errors.AssignmentUnknown,
         errors.ForeignAssignment,
         errors.WrongKind,
+        errors.LeaseLapsed,
+        errors.RoundClosed,
+        errors.AssignmentEnded,
+        errors.AlreadyReported,
     }
 )
 

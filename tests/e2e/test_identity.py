@@ -133,7 +133,7 @@ def world(database_url: str, tmp_path: pathlib.Path) -> Iterator[World]:
         models_dir=tmp_path / "models",
         settings={"SHOAL_ENROLMENT": "token", "SHOAL_DEVICE_AUTH": "signature"},
     )
-    store = Store(database_url)
+    store = Store(database_url, durable=False)
     coordinator.start("api")
     with httpx.Client(base_url=coordinator.url, timeout=30) as http:
         made = World(coordinator=coordinator, http=http, store=store)
