@@ -174,9 +174,14 @@ class Assignment(Record):
     lease_expires_at: AwareDatetime = Field(
         description="From then on the place is another's and a report is refused."
     )
-    lease_s: float = Field(description="Seconds of lease that were left when answered.")
+    lease_s: float = Field(
+        ge=0,
+        allow_inf_nan=False,
+        description="Seconds of lease that were left when answered.",
+    )
     max_report_bytes: int = Field(
-        description="Size that the report's body may have, before and after coding."
+        ge=0,
+        description="Size that the report's body may have, before and after coding.",
     )
 
 
@@ -186,7 +191,10 @@ class CheckIn(Record):
     assignment: Assignment | None
     wait_reason: WaitReason | None = Field(description="Absent with an assignment.")
     retry_after_s: float | None = Field(
-        description="Seconds to the next check-in, jittered; absent with an assignment."
+        ge=0,
+        allow_inf_nan=False,
+        description="Seconds to the next check-in, jittered; absent with an "
+        "assignment.",
     )
 
 

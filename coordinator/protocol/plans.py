@@ -112,9 +112,11 @@ def parse(text: str) -> Plan:
         InvalidPlan: The text is not TOML or not a plan.
     """
     try:
-        return Plan.model_validate(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
+        content = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # TOML, or numbers and depth beyond
         raise InvalidPlan(f"not TOML: {error}") from error
+    try:
+        return Plan.model_validate(content)
     except pydantic.ValidationError as error:
         lines = [
             f"{'.'.join(map(str, fault['loc'])) or 'plan'}: {fault['msg']}"

@@ -43,6 +43,8 @@ class Problem(pydantic.BaseModel):
     detail: str | None = Field(None, description="What was wrong this time.")
     retry_after_s: float | None = Field(
         None,
+        ge=0,
+        allow_inf_nan=False,
         description="Seconds to wait before the same request may succeed; "
         "absent where trying again is of no use.",
     )
