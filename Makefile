@@ -4,9 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 PYTEST_ARGS ?=
+FUZZ_S ?= 600
 
 .DEFAULT_GOAL := help
-.PHONY: help swarm test fast check fmt lint type arch clean
+.PHONY: help swarm test fast fuzz hostile check fmt lint type arch clean
 
 help: ## List the targets.
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 8
@@ -19,6 +20,9 @@ test: $(READY) ## Run every test, the slow ones too.
 
 fast: $(READY) ## Run the tests that are not slow.
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" $(PYTEST_ARGS)
+
+fuzz: $(READY) ## Fuzz every decoder of bytes, FUZZ_S seconds each; FUZZ=name picks one.
+	$(BIN)/python -m tests.fuzz --seconds $(FUZZ_S) $(FUZZ)
 
 check: lint type arch ## Run every check that runs no test.
 
