@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 PYTEST_ARGS ?=
 FUZZ_S ?= 600
+HOSTILE_S ?= 600
 
 .DEFAULT_GOAL := help
 .PHONY: help swarm test fast fuzz hostile check fmt lint type arch clean
@@ -23,6 +24,9 @@ fast: $(READY) ## Run the tests that are not slow.
 
 fuzz: $(READY) ## Fuzz every decoder of bytes, FUZZ_S seconds each; FUZZ=name picks one.
 	$(BIN)/python -m tests.fuzz --seconds $(FUZZ_S) $(FUZZ)
+
+hostile: $(READY) ## Call a coordinator with all that /openapi.json allows and does not, HOSTILE_S seconds.
+	$(BIN)/python -m tests.hostile --seconds $(HOSTILE_S)
 
 check: lint type arch ## Run every check that runs no test.
 

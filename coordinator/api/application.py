@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator
 
 import fastapi
+from fastapi.routing import APIRoute
 
 from coordinator.api import (
     assignments,
@@ -69,6 +70,13 @@ def create(services: Services, *, version: str) -> fastapi.FastAPI:
     app.add_middleware(ShortBodies)
     app.add_middleware(Observed, metrics=services.metrics)
     problems.install(app, away=services.store.errors)
-    for module in (devices, assignments, models, registry, tasks, tokens, health):
+    modules = (devices, assignments, models, registry, tasks, tokens, health)
+    for module in modules:
         app.include_router(module.router)
+    app.state.routes = [
+        route
+        for module in modules
+        for route in module.router.routes
+        if isinstance(route, APIRoute)
+    ]
     return app

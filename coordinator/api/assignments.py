@@ -56,6 +56,20 @@ _UPDATE = (
     responses=refusals(*_UPDATE),
     summary="Post an update",
     openapi_extra={
+        "parameters": [
+            {
+                "name": digests.FIELD,
+                "in": "header",
+                "required": True,
+                "description": "RFC 9530: SHA-256 of the body as sent.",
+                "schema": {
+                    "type": "string",
+                    "examples": [
+                        "sha-256=:X48E9qOokqqrvdts8nOJRJN3OWDUoyWxBf7kbu9DBPE=:"
+                    ],
+                },
+            }
+        ],
         "requestBody": {
             "required": True,
             "description": "A safetensors body: the delta, new minus old weights, as "
@@ -68,7 +82,7 @@ _UPDATE = (
                     "schema": {"type": "string", "format": "binary"}
                 }
             },
-        }
+        },
     },
 )
 async def submit_update(  # noqa: PLR0917 - FastAPI passes them by name
@@ -76,13 +90,8 @@ async def submit_update(  # noqa: PLR0917 - FastAPI passes them by name
     request: Request,
     given: Given,
     device_id: callers.UploadingDevice,
-    content_digest: Annotated[
-        str | None,
-        Header(
-            description="RFC 9530: SHA-256 of the body as sent. Required.",
-            examples=["sha-256=:X48E9qOokqqrvdts8nOJRJN3OWDUoyWxBf7kbu9DBPE=:"],
-        ),
-    ] = None,
+    # Refused here, with a problem of its own; so OpenAPI is told above.
+    content_digest: Annotated[str, Header(include_in_schema=False)] = "",
     content_encoding: Annotated[
         str, Header(description="`identity`, `gzip` or `zstd`.")
     ] = codings.IDENTITY,
@@ -101,7 +110,7 @@ async def submit_update(  # noqa: PLR0917 - FastAPI passes them by name
         )
     )
     try:
-        expected_digest = digests.parse_content_digest(content_digest or "")
+        expected_digest = digests.parse_content_digest(content_digest)
     except ValueError as error:
         raise DigestNeeded(str(error)) from error
     path = given.blobs.new_incoming()

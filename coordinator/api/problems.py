@@ -1,12 +1,13 @@
 """Refusals as RFC 9457 problem documents: one map, here."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import fastapi
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
@@ -29,6 +30,8 @@ from coordinator.usecases import access
 log = logging.getLogger(__name__)
 
 RETRY_AFTER_S: Final = 2.0
+_MOST_FAULTS: Final = 20
+_MOST_CHARACTERS: Final = 200
 
 
 class BodyTooLarge(Exception):
@@ -235,18 +238,24 @@ async def _note(request: fastapi.Request, error: Exception, kind: ProblemType) -
 async def _refuse_form(_: fastapi.Request, error: Exception) -> JSONResponse:
     if not isinstance(error, RequestValidationError):
         raise TypeError(type(error))
+    # A body of 256 KiB may hold as many faults as characters: an answer names some.
     faults = [
         {
-            "field": ".".join(str(part) for part in fault["loc"]),
-            "message": fault["msg"],
+            "field": _printable(".".join(str(part) for part in fault["loc"])),
+            "message": _printable(fault["msg"]),
         }
-        for fault in error.errors()
+        for fault in error.errors()[:_MOST_FAULTS]
     ]
     detail = "; ".join(f"{fault['field']}: {fault['message']}" for fault in faults)
     return respond(problems.INVALID_REQUEST, detail, errors=faults)
 
 
-async def _refuse_http(_: fastapi.Request, error: Exception) -> JSONResponse:
+def _printable(text: str) -> str:
+    """Shorten what a request holds, and escape what is no text: half a surrogate."""
+    return text[:_MOST_CHARACTERS].encode("utf-8", "backslashreplace").decode()
+
+
+async def _refuse_http(request: fastapi.Request, error: Exception) -> JSONResponse:
     if not isinstance(error, HTTPException):
         raise TypeError(type(error))
     by_status = {
@@ -258,7 +267,18 @@ async def _refuse_http(_: fastapi.Request, error: Exception) -> JSONResponse:
     response = respond(kind)
     if error.headers:
         response.headers.update(error.headers)
+    if kind is problems.METHOD_NOT_ALLOWED:
+        # The framework knows the methods of the first route of this path only.
+        response.headers["Allow"] = ", ".join(_methods(request))
     return response
+
+
+def _methods(request: fastapi.Request) -> list[str]:
+    """Return what the routes of a request's path take."""
+    routes: Sequence[APIRoute] = request.app.state.routes
+    path = request.scope["path"]
+    found = [route.methods for route in routes if route.path_regex.match(path)]
+    return sorted({method for methods in found for method in methods or ()})
 
 
 async def _wait(request: fastapi.Request, error: Exception) -> JSONResponse:

@@ -12,7 +12,7 @@ import pydantic
 from pydantic import Field
 
 from coordinator.protocol.deltas import EncodingName
-from coordinator.protocol.manifest import Name, Record
+from coordinator.protocol.manifest import Name, Request
 from coordinator.protocol.plan_rounds import (
     AsynchronousPlan,
     EvaluationPlan,
@@ -23,7 +23,7 @@ from coordinator.protocol.plan_server import AggregationPlan, GatePlan, ServerPl
 from coordinator.protocol.plan_training import TrainingPlan
 
 
-class UpdatePlan(Record):
+class UpdatePlan(Request):
     """How devices write their deltas. One that cannot, writes ``f32``."""
 
     encoding: EncodingName = Field(
@@ -45,7 +45,7 @@ class UpdatePlan(Record):
     )
 
 
-class Reference(Record):
+class Reference(Request):
     """A figure from elsewhere that reports print beside ours."""
 
     source: str = Field(max_length=200, description="Where the figure is from.")
@@ -54,7 +54,7 @@ class Reference(Record):
     )
 
 
-class Plan(Record):
+class Plan(Request):
     """Every setting of a task."""
 
     model: Name = Field("cnn", description="A model that the coordinator holds.")
