@@ -30,12 +30,14 @@ import uvicorn
 
 from coordinator import logs
 from coordinator.api import application
+from coordinator.api.audit import RefusalCounts
 from coordinator.api.metrics import Metrics
 from coordinator.api.services import Services
 from coordinator.api.watcher import Watcher
 from coordinator.clock import SystemClock
 from coordinator.config import DATABASE_FILE, Settings
 from coordinator.domain import attestation
+from coordinator.domain.challenges import Challenges
 from coordinator.domain.devices import Role
 from coordinator.protocol import allocator
 from coordinator.store import files, schema
@@ -50,6 +52,7 @@ log = logging.getLogger(__name__)
 
 BLOBS: Final = "blobs"
 OPERATOR_TOKEN_FILE: Final = "operator.token"  # noqa: S105 - a file name
+CHALLENGE_KEY_FILE: Final = "challenge.key"
 _PARENT_VARIABLE: Final = "SHOAL_PARENT_PID"
 _RESPAWN_AFTER_S: Final = 1.0
 
@@ -150,8 +153,12 @@ def back_up(settings: Settings, target: pathlib.Path) -> backup.Copied:
 
 
 def operator_token(settings: Settings) -> str:
-    """Return the operator's token, made at first start, readable by its owner alone."""
-    path = settings.data_dir / OPERATOR_TOKEN_FILE
+    """Return the operator's token."""
+    return _kept_secret(settings.data_dir / OPERATOR_TOKEN_FILE)
+
+
+def _kept_secret(path: pathlib.Path) -> str:
+    """Return a secret, drawn at first start, readable by its owner alone."""
     with contextlib.suppress(FileNotFoundError):
         if token := path.read_text(encoding="ascii").strip():
             return token
@@ -169,17 +176,20 @@ def operator_token(settings: Settings) -> str:
 
 def create_api(settings: Settings, store: Store, blobs: BlobStore) -> fastapi.FastAPI:
     """Return the ASGI application."""
+    attestor = _attestor(settings)
     services = Services(
         store=store,
         blobs=blobs,
         clock=SystemClock(),
         watcher=Watcher(store, interval_s=settings.watch_interval_s),
         metrics=Metrics(Observer(store)),
+        refusals=RefusalCounts(store),
         wait_s=settings.wait_s,
         admission=Admission(
             needs_token=settings.enrolment == "token",
             needs_key=settings.device_auth == "signature",
-            attestor=_attestor(settings),
+            attestor=attestor,
+            challenges=None if attestor is None else _challenges(settings),
         ),
         devices_sign=settings.device_auth == "signature",
         clock_skew=dt.timedelta(seconds=settings.clock_skew_s),
@@ -352,6 +362,11 @@ def _attestor(settings: Settings) -> Attestor | None:
         )
     except ValueError as error:
         raise CannotStart(f"{settings.attestation_roots}: {error}") from error
+
+
+def _challenges(settings: Settings) -> Challenges:
+    secret = _kept_secret(settings.data_dir / CHALLENGE_KEY_FILE)
+    return Challenges(secret.encode("ascii"))
 
 
 def _model_folders(settings: Settings) -> list[pathlib.Path]:

@@ -48,11 +48,16 @@ def create(services: Services, *, version: str) -> fastapi.FastAPI:
     @contextlib.asynccontextmanager
     async def lifespan(_: fastapi.FastAPI) -> AsyncIterator[None]:
         watching = asyncio.create_task(services.watcher.run())
+        counting = asyncio.create_task(services.refusals.run())
         try:
             yield
         finally:
             services.watcher.stop_soon()
             await watching
+            counting.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await counting
+            await services.refusals.write()
             services.checkers.shutdown(wait=False)
 
     app = fastapi.FastAPI(

@@ -7,7 +7,6 @@ from typing import Any, Final
 import fastapi
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from coordinator import logs
@@ -24,7 +23,6 @@ from coordinator.protocol import (
 from coordinator.protocol.problems import ProblemType
 from coordinator.store.blobs import BlobLost
 from coordinator.store.files import StorageUnavailable
-from coordinator.usecases import access
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +57,7 @@ PROBLEMS: Final[Mapping[type[Exception], ProblemType]] = {
     errors.AttestationNeeded: problems.ATTESTATION_NEEDED,
     errors.AttestationRefused: problems.ATTESTATION_REFUSED,
     errors.ChallengeUnknown: problems.CHALLENGE_UNKNOWN,
-    errors.TooManyChallenges: problems.TOO_MANY_CHALLENGES,
+    errors.AttestationNotAsked: problems.ATTESTATION_NOT_ASKED,
     errors.BodyNotSigned: problems.BODY_NOT_SIGNED,
     errors.SignatureReplayed: problems.SIGNATURE_REPLAYED,
     errors.TooManySignatures: problems.TOO_MANY_SIGNATURES,
@@ -212,24 +210,15 @@ def refuse_unready(checks: Mapping[str, str]) -> JSONResponse:
 async def _refuse(request: fastapi.Request, error: Exception) -> JSONResponse:
     kind = PROBLEMS[type(error)]
     if type(error) in AUDITED:
-        await _note(request, error, kind)
+        _note(request, error, kind)
     return respond(kind, str(error))
 
 
-async def _note(request: fastapi.Request, error: Exception, kind: ProblemType) -> None:
-    """Keep a refusal in the audit log; it stays one where that cannot be done."""
+def _note(request: fastapi.Request, error: Exception, kind: ProblemType) -> None:
+    """Count a refusal for the audit log."""
     given = request.app.state.services
     subject = getattr(error, "subject", "") or getattr(request.state, "caller", "")
-    try:
-        await run_in_threadpool(
-            access.note_refusal,
-            given.store,
-            kind.slug,
-            subject=subject,
-            now=given.clock.now(),
-        )
-    except given.store.errors:
-        log.exception("a refusal (%s) is missing in the audit log", kind.slug)
+    given.refusals.note(kind.slug, subject, now=given.clock.now())
 
 
 async def _refuse_form(_: fastapi.Request, error: Exception) -> JSONResponse:

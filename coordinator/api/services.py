@@ -1,15 +1,17 @@
 """What the routes work with."""
 
+import asyncio
 import dataclasses
 import datetime as dt
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, TypeVar
 
 import fastapi
 from starlette.concurrency import run_in_threadpool
 
+from coordinator.api.audit import RefusalCounts
 from coordinator.api.metrics import Metrics
 from coordinator.api.watcher import Watcher
 from coordinator.clock import Clock
@@ -21,6 +23,15 @@ from coordinator.usecases.devices import ANYONE, Admission
 T = TypeVar("T")
 
 
+@dataclasses.dataclass(slots=True)
+class LastLook:
+    """What a look at all that a round needs has found, by check, and when."""
+
+    looking: asyncio.Lock = dataclasses.field(default_factory=asyncio.Lock)
+    checks: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    at: dt.datetime | None = None
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
     """Made once by ``app`` and handed to every route."""
@@ -30,11 +41,13 @@ class Services:
     clock: Clock
     watcher: Watcher
     metrics: Metrics
+    refusals: RefusalCounts
     wait_s: float  #: mean seconds that a device without work is told to wait
     #: Threads of their own: readiness is told when all the others hang.
     checkers: ThreadPoolExecutor = dataclasses.field(
         default_factory=lambda: ThreadPoolExecutor(4, "checker")
     )
+    readiness: LastLook = dataclasses.field(default_factory=LastLook)
     admission: Admission = ANYONE
     #: Whether devices sign their requests; otherwise they bear their token.
     devices_sign: bool = False

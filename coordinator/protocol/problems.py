@@ -120,11 +120,8 @@ ATTESTATION_REFUSED = _problem(
 CHALLENGE_UNKNOWN = _problem(
     "challenge-unknown", _S.CONFLICT, "The attestation answers no open challenge"
 )
-TOO_MANY_CHALLENGES = _problem(
-    "too-many-challenges",
-    _S.SERVICE_UNAVAILABLE,
-    "As many challenges are open as may be",
-    retry=True,
+ATTESTATION_NOT_ASKED = _problem(
+    "attestation-not-asked", _S.CONFLICT, "Devices enrol here without an attestation"
 )
 # Signed requests
 SIGNATURE_NEEDED = _problem(

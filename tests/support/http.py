@@ -11,6 +11,7 @@ import fastapi
 import httpx
 
 from coordinator.api import application
+from coordinator.api.audit import RefusalCounts
 from coordinator.api.metrics import Metrics
 from coordinator.api.services import Services
 from coordinator.api.watcher import Watcher
@@ -140,6 +141,7 @@ async def serve(
             clock=federation.clock,
             watcher=watcher,
             metrics=Metrics(Observer(federation.store)),
+            refusals=RefusalCounts(federation.store),
             wait_s=5.0,
             **settings,
         ),
