@@ -117,13 +117,13 @@ class Worker:
 
     def _step_or_rest(self, stop: threading.Event) -> None:
         self._beat()
-        if not self.step():
-            stop.wait(self._pause_s())
-
-    def _pause_s(self) -> float:
-        """How long to rest: nothing is urgent where no round is open."""
-        is_open = rounds.any_open(self._store)
-        return self._interval_s * (1 if is_open else _REST_WITHOUT_ROUNDS)
+        now = self._clock.now()
+        outlook = rounds.look(self._store, now=now)
+        is_due = outlook.is_due or now >= self._forget_at
+        if not (is_due and self.step()):
+            # Nothing is urgent where no round is open.
+            rests = 1 if outlook.is_open else _REST_WITHOUT_ROUNDS
+            stop.wait(self._interval_s * rests)
 
     def step(self) -> bool:
         """Do what is due now. Returns whether there was anything."""

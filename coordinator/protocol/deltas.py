@@ -279,5 +279,9 @@ def _like(
 
 
 def _insist_finite(numbers: npt.NDArray[Any], what: str) -> None:
-    if not np.isfinite(numbers).all():
+    # A sum is finite only if all of its terms are, and is the cheaper to work out; a
+    # sum that overflows says nothing.
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = numbers.sum(dtype=np.float32)
+    if not np.isfinite(total) and not np.isfinite(numbers).all():
         raise NotFinite(f"{what} holds NaN or infinity")

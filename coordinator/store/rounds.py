@@ -1,15 +1,17 @@
 """Rounds. Every write compares the revision that was read."""
 
+import dataclasses
 import datetime as dt
 from collections.abc import Sequence
 from typing import Final
 
 import sqlalchemy as sa
 
+from coordinator.domain.assignments import State
 from coordinator.domain.rounds import TERMINAL, NewRound, Phase, Policy, Round
 from coordinator.protocol.vocabulary import Kind
 from coordinator.store.engine import Transaction
-from coordinator.store.tables import Row, rounds
+from coordinator.store.tables import Row, assignments, rounds
 
 _PEEK: Final = sa.select(rounds).where(rounds.c.id == sa.bindparam("id"))
 _LOCK: Final = _PEEK.with_for_update()
@@ -22,6 +24,31 @@ _COLLECTING: Final = (
 _UNFINISHED: Final = (
     sa.select(rounds).where(rounds.c.phase.not_in(TERMINAL)).order_by(rounds.c.id)
 )
+_UNDELETED: Final = sa.and_(
+    rounds.c.phase.in_(TERMINAL), rounds.c.blobs_deleted.is_(False)
+)
+#: A phase ends at its deadline, and reaching the goal moves that to the moment.
+_OUTLOOK: Final = sa.select(
+    sa.or_(
+        sa.exists().where(
+            rounds.c.phase.not_in(TERMINAL), rounds.c.deadline <= sa.bindparam("now")
+        ),
+        sa.exists().where(
+            assignments.c.state == State.LEASED,
+            assignments.c.lease_expires_at <= sa.bindparam("now"),
+        ),
+        sa.exists().where(_UNDELETED),
+    ).label("is_due"),
+    sa.exists().where(rounds.c.phase.not_in(TERMINAL)).label("is_open"),
+)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Outlook:
+    """What a worker finds when it looks."""
+
+    is_due: bool  #: a lease or a phase has run out, or there is something to delete
+    is_open: bool  #: a round is open, so that soon something may be due
 
 
 def insert(tx: Transaction, new: NewRound) -> Round:
@@ -120,6 +147,12 @@ def of_task(tx: Transaction, task: str) -> list[Round]:
     return [from_row(row) for row in tx.connection.execute(query)]
 
 
+def outlook(tx: Transaction, now: dt.datetime) -> Outlook:
+    """Say whether there is anything for a worker to do."""
+    row = tx.connection.execute(_OUTLOOK, {"now": now}).one()
+    return Outlook(is_due=bool(row.is_due), is_open=bool(row.is_open))
+
+
 def claimable(tx: Transaction, now: dt.datetime) -> int | None:
     """Return the id of a round to fold that no worker holds, or none.
 
@@ -157,9 +190,7 @@ def with_undeleted_blobs(
     tx: Transaction, closed_before: dt.datetime | None = None
 ) -> Sequence[int]:
     """Return ids of terminal rounds whose updates still lie in the blob store."""
-    query = sa.select(rounds.c.id).where(
-        rounds.c.phase.in_(TERMINAL), rounds.c.blobs_deleted.is_(False)
-    )
+    query = sa.select(rounds.c.id).where(_UNDELETED)
     if closed_before is not None:
         query = query.where(rounds.c.closed_at < closed_before)
     return tx.connection.execute(query).scalars().all()

@@ -1,8 +1,10 @@
 """The worker folds a claimed round and releases its result."""
 
+import collections
 import datetime as dt
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, overload
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final, Protocol, overload
 
 import numpy as np
 
@@ -35,6 +37,8 @@ from coordinator.usecases.rounds import (
     lapse_rest,
     open_round,
 )
+
+_AHEAD: Final = 2  # updates that are read while another is folded
 
 
 class Compute(Protocol):
@@ -298,6 +302,22 @@ class _StoredUpdates(Sequence[tuple[float, Vector]]):
         self._whole.add(update.blob)
         weight = fold_weight(update, self._asynchronous)
         return weight, encodings.read_delta(self._manifest, body)
+
+    def __iter__(self) -> Iterator[tuple[float, Vector]]:
+        """Yield one after the other, and check the next ones' digests meanwhile."""
+        with ThreadPoolExecutor(_AHEAD, "update") as pool:
+            opening = collections.deque(
+                pool.submit(self.__getitem__, index)
+                for index in range(min(_AHEAD, len(self)))
+            )
+            try:
+                for index in range(len(self)):
+                    opened = opening.popleft().result()
+                    if index + _AHEAD < len(self):
+                        opening.append(pool.submit(self.__getitem__, index + _AHEAD))
+                    yield opened
+            finally:
+                pool.shutdown(cancel_futures=True)
 
 
 def _trainable_part(manifest: Manifest, weights: Vector) -> Vector:

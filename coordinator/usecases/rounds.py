@@ -23,6 +23,7 @@ from coordinator.protocol.vocabulary import Kind
 from coordinator.store import assignments, events, models, registry, rounds, tasks
 from coordinator.store.blobs import BlobStore
 from coordinator.store.engine import Store, Transaction
+from coordinator.store.rounds import Outlook
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,9 +38,9 @@ class Claim:
     results: int  #: accepted, updates or evaluations
 
 
-def any_open(store: Store) -> bool:
-    """Return whether there is a round that something may happen to."""
-    return bool(store.read(rounds.unfinished))
+def look(store: Store, *, now: dt.datetime) -> Outlook:
+    """Say by one short query whether a worker has anything to do."""
+    return store.read(lambda tx: rounds.outlook(tx, now))
 
 
 def advance(store: Store, *, now: dt.datetime) -> int:

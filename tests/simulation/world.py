@@ -204,7 +204,9 @@ class World:
     def _do_in(self, worker: int, name: Name) -> None:
         match name:
             case "advance":
-                rounds.advance(self._store, now=self._clock.now())
+                is_due = rounds.look(self._store, now=self._clock.now()).is_due
+                changed = rounds.advance(self._store, now=self._clock.now())
+                assert is_due or not changed  # a worker that looks misses nothing
             case "claim":
                 self._claim(worker)
             case "fold":
@@ -213,7 +215,9 @@ class World:
                 self._claim(worker)
                 self._fold(worker)
             case "clean":
-                rounds.clean_up(self._store, self._blobs)
+                is_due = rounds.look(self._store, now=self._clock.now()).is_due
+                cleaned = rounds.clean_up(self._store, self._blobs)
+                assert is_due or not cleaned
             case "notice":
                 alive = {self._name(each) for each in range(WORKERS)}
                 rounds.free_claims(
@@ -364,10 +368,12 @@ class World:
     # Workers
 
     def _claim(self, worker: int) -> None:
-        self._claims[worker] = (
-            rounds.claim(self._store, worker=self._name(worker), now=self._clock.now())
-            or self._claims[worker]
+        is_due = rounds.look(self._store, now=self._clock.now()).is_due
+        claim = rounds.claim(
+            self._store, worker=self._name(worker), now=self._clock.now()
         )
+        assert is_due or claim is None
+        self._claims[worker] = claim or self._claims[worker]
 
     def _fold(self, worker: int) -> None:
         claim = self._claims[worker]

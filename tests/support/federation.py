@@ -242,10 +242,17 @@ class Federation:
     # The worker
 
     def advance(self) -> int:
-        return rounds.advance(self.store, now=self.clock.now())
+        """Do what is due, and insist that a worker that looks would have found it."""
+        is_due = rounds.look(self.store, now=self.clock.now()).is_due
+        changed = rounds.advance(self.store, now=self.clock.now())
+        assert is_due or not changed
+        return changed
 
     def claim(self, worker: str = "worker") -> rounds.Claim | None:
-        return rounds.claim(self.store, worker=worker, now=self.clock.now())
+        is_due = rounds.look(self.store, now=self.clock.now()).is_due
+        claim = rounds.claim(self.store, worker=worker, now=self.clock.now())
+        assert is_due or claim is None
+        return claim
 
     def must_claim(self, worker: str = "worker") -> rounds.Claim:
         claim = self.claim(worker)

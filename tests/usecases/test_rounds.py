@@ -25,6 +25,8 @@ def test_nothing_is_due_in_a_fresh_round(federation: Federation) -> None:
     federation.lease()
     before = federation.state()
 
+    outlook = rounds.look(federation.store, now=federation.clock.now())
+    assert (outlook.is_due, outlook.is_open) == (False, True)
     assert federation.advance() == 0
 
     assert federation.state() == before
