@@ -16,6 +16,7 @@ import importlib.util
 import logging
 import os
 import pathlib
+import resource
 import secrets
 import shutil
 import signal
@@ -31,6 +32,8 @@ import uvicorn
 from coordinator import logs
 from coordinator.api import application
 from coordinator.api.audit import RefusalCounts
+from coordinator.api.connections import Connections, protocol
+from coordinator.api.limits import Load
 from coordinator.api.metrics import Metrics
 from coordinator.api.services import Services
 from coordinator.api.watcher import Watcher
@@ -53,6 +56,7 @@ log = logging.getLogger(__name__)
 BLOBS: Final = "blobs"
 OPERATOR_TOKEN_FILE: Final = "operator.token"  # noqa: S105 - a file name
 CHALLENGE_KEY_FILE: Final = "challenge.key"
+_OTHER_FILES: Final = 200  # open beside connections: the database's, above all
 _PARENT_VARIABLE: Final = "SHOAL_PARENT_PID"
 _RESPAWN_AFTER_S: Final = 1.0
 
@@ -184,6 +188,9 @@ def create_api(settings: Settings, store: Store, blobs: BlobStore) -> fastapi.Fa
         watcher=Watcher(store, interval_s=settings.watch_interval_s),
         metrics=Metrics(Observer(store)),
         refusals=RefusalCounts(store),
+        load=Load(
+            settings.limits(most_connections=_most_connections(settings.connections))
+        ),
         wait_s=settings.wait_s,
         admission=Admission(
             needs_token=settings.enrolment == "token",
@@ -203,16 +210,22 @@ def serve(settings: Settings, *, with_worker: bool) -> None:
     store, blobs = prepare(settings)
     app = create_api(settings, store, blobs)
     app.state.services.metrics.start()
+    open_connections = Connections(
+        app.state.services.load.limits,
+        on_refusal=app.state.services.metrics.count_refusal,
+    )
     listener = socket.create_server(
         (settings.host, settings.port), backlog=2048, reuse_port=False
     )
     config = uvicorn.Config(
         app,
         loop="uvloop",
-        http="httptools",
+        http=protocol(open_connections),
+        ws="none",
         log_config=None,
         access_log=False,
-        proxy_headers=False,  # who calls is told by tokens, not by addresses
+        proxy_headers=settings.trusted_proxies is not None,
+        forwarded_allow_ips=settings.trusted_proxies,
         timeout_graceful_shutdown=settings.stop_s,
         timeout_keep_alive=75,
     )
@@ -350,6 +363,16 @@ def _stop_with_parent(parent: int, stop: threading.Event) -> None:
         if os.getppid() != parent:
             log.warning("the API is gone, the worker stops")
             stop.set()
+
+
+def _most_connections(wanted: int) -> int:
+    """Return how many may be open at once, beside a file for the update of each."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    files = 2 * wanted + _OTHER_FILES
+    if soft < files:
+        soft = files if hard == resource.RLIM_INFINITY else min(files, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return max(1, (soft - _OTHER_FILES) // 2)
 
 
 def _attestor(settings: Settings) -> Attestor | None:

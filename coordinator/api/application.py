@@ -16,7 +16,7 @@ from coordinator.api import (
     tasks,
     tokens,
 )
-from coordinator.api.limits import ShortBodies
+from coordinator.api.limits import Limited
 from coordinator.api.metrics import Observed
 from coordinator.api.services import Services
 
@@ -71,7 +71,7 @@ def create(services: Services, *, version: str) -> fastapi.FastAPI:
         redoc_url=None,
     )
     app.state.services = services
-    app.add_middleware(ShortBodies)
+    app.add_middleware(Limited, load=services.load)
     app.add_middleware(Observed, metrics=services.metrics)
     problems.install(app, away=services.store.errors)
     for module in (devices, assignments, models, registry, tasks, tokens, health):

@@ -21,7 +21,12 @@ _PATIENCE_S: Final = 3.0
 _HOLDS_FOR: Final = dt.timedelta(seconds=1)
 
 
-@router.get(paths.HEALTH, response_model=operations.Health, summary="Is it alive?")
+@router.get(
+    paths.HEALTH,
+    response_model=operations.Health,
+    responses=refusals(),
+    summary="Is it alive?",
+)
 async def get_health() -> operations.Health:
     """Answer as long as the process can. Restart it when this does not answer."""
     return operations.Health()
@@ -72,7 +77,11 @@ async def get_metrics(given: Given) -> Response:
 
     def call() -> bytes:
         return given.metrics.render(
-            given.clock, given.blobs, waiting=given.watcher.waiting
+            given.clock,
+            given.blobs,
+            waiting=given.watcher.waiting,
+            calls=given.load.calls,
+            uploads=given.load.places.taken,
         )
 
     return Response(await given.call(call), media_type=MEDIA_TYPE)

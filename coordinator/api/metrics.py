@@ -58,6 +58,12 @@ class Metrics:
         self._waiting = self._gauge(
             "requests_waiting", "Check-ins and event streams that wait for news."
         )
+        self._calls = self._gauge(
+            "calls_waiting", "Calls that run in a thread or wait for one."
+        )
+        self._receiving = self._gauge(
+            "uploads_receiving", "Bodies of updates that are coming in."
+        )
         self._events = self._counter(
             "events", "Events in the history, since this process started.", ["type"]
         )
@@ -114,11 +120,15 @@ class Metrics:
         with self._lock:
             self._observer.start()
 
-    def render(self, clock: Clock, blobs: BlobStore, *, waiting: int) -> bytes:
+    def render(
+        self, clock: Clock, blobs: BlobStore, *, waiting: int, calls: int, uploads: int
+    ) -> bytes:
         """Return everything in Prometheus' text format, the database's part fresh."""
         with self._lock:
             self._show(self._observer.look(now=clock.now()))
             self._waiting.set(waiting)
+            self._calls.set(calls)
+            self._receiving.set(uploads)
             self._free.set(_free_bytes(blobs))
             return prometheus_client.generate_latest(self._registry)
 

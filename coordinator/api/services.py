@@ -3,7 +3,6 @@
 import asyncio
 import dataclasses
 import datetime as dt
-import secrets
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, TypeVar
@@ -12,10 +11,11 @@ import fastapi
 from starlette.concurrency import run_in_threadpool
 
 from coordinator.api.audit import RefusalCounts
+from coordinator.api.limits import Load
 from coordinator.api.metrics import Metrics
+from coordinator.api.problems import jittered_s
 from coordinator.api.watcher import Watcher
 from coordinator.clock import Clock
-from coordinator.domain import selection
 from coordinator.store.blobs import BlobStore
 from coordinator.store.engine import Store
 from coordinator.usecases.devices import ANYONE, Admission
@@ -42,6 +42,7 @@ class Services:
     watcher: Watcher
     metrics: Metrics
     refusals: RefusalCounts
+    load: Load
     wait_s: float  #: mean seconds that a device without work is told to wait
     #: Threads of their own: readiness is told when all the others hang.
     checkers: ThreadPoolExecutor = dataclasses.field(
@@ -55,12 +56,15 @@ class Services:
 
     def jittered_wait_s(self) -> float:
         """Draw how long a device without work should wait, in seconds."""
-        draw = secrets.randbelow(1 << 20) / (1 << 20)
-        return round(selection.jittered(self.wait_s, draw), 3)
+        return jittered_s(self.wait_s)
 
     async def call(self, body: Callable[[], T]) -> T:
         """Run a use case off the event loop."""
-        return await run_in_threadpool(body)
+        self.load.calls += 1
+        try:
+            return await run_in_threadpool(body)
+        finally:
+            self.load.calls -= 1
 
 
 async def _services(request: fastapi.Request) -> Services:
