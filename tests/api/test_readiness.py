@@ -3,6 +3,7 @@
 import asyncio
 import datetime as dt
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import sqlalchemy as sa
@@ -107,13 +108,20 @@ async def test_a_coordinator_whose_database_is_locked_is_not_ready(
 ) -> None:
     monkeypatch.setattr(health, "_PATIENCE_S", 0.1)
     beat(api.federation)
-    lock = api.federation.store._writer
-    assert lock is not None
-    with lock:
+    writes, ends = threading.Event(), threading.Event()
+
+    def hang(_: Transaction) -> None:
+        writes.set()
+        ends.wait(10)
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(api.federation.store.run, "hang", hang)
+        assert writes.wait(10)
         assert await checks(api) == {
             "database": "no answer within 0.1 s",
             "worker": "unknown",
         }
+        ends.set()
 
     monkeypatch.setattr(health, "_PATIENCE_S", 3.0)
     api.federation.clock.advance(1)
