@@ -50,6 +50,8 @@ class Body:
         """
         if self._is_whole:
             return await self._receive()
+        if self._is_cut:
+            raise _too_slow()
         if self._places is not None:
             self._places.enter(self)
         message = await self._wait()
@@ -74,7 +76,7 @@ class Body:
     def cut(self) -> None:
         """End it, now or when it is received from next."""
         self._is_cut = True
-        if self._timeout is not None:
+        if self._timeout is not None and not self._timeout.expired():
             self._timeout.reschedule(asyncio.get_running_loop().time())
 
     def leave(self) -> None:
@@ -84,8 +86,6 @@ class Body:
 
     async def _wait(self) -> Message:
         clock = asyncio.get_running_loop().time
-        if self._is_cut:
-            raise _too_slow()
         since = self._waits_since = clock()
         idle_s = self._limits.body_idle_s
         # It has the time of one pause, and what its bytes have earned.

@@ -8,9 +8,12 @@ from typing import Any
 
 import httpx
 import pytest
+from starlette.exceptions import HTTPException
+from starlette.types import Message
 
-from coordinator.api.bodies import MAX_JSON_BYTES
+from coordinator.api.bodies import MAX_JSON_BYTES, Body, Places
 from coordinator.api.limits import Load
+from coordinator.api.problems import CoordinatorFull
 from coordinator.protocol import digests, paths, problems
 from tests.support.federation import Federation, plan
 from tests.support.http import LIMITS, PATIENCE_S, Api, assert_problem, serve
@@ -160,15 +163,20 @@ async def test_who_comes_while_too_many_calls_wait_is_told_to_wait(
         assert (await api.check_in(caller)).status_code == 200
 
 
-@pytest.mark.parametrize("pause_s", [0.01, 60.0])
+@pytest.mark.parametrize(
+    ("first", "pause_s"),
+    [(1, 0.01), (1, 60.0), (200_000, 60.0)],
+    ids=["trickles", "pauses", "has earned time and pauses"],
+)
 @pytest.mark.parametrize("path", [paths.DEVICES, paths.CHECK_INS, paths.TASKS])
 async def test_a_body_that_trickles_or_pauses_is_cut(
-    federation: Federation, path: str, pause_s: float
+    federation: Federation, path: str, first: int, pause_s: float
 ) -> None:
     async def body() -> AsyncIterator[bytes]:
+        yield b" " * first
         while True:
-            yield b" "
             await asyncio.sleep(pause_s)
+            yield b" "
 
     async with limited(federation, body_idle_s=0.1, body_bytes_per_s=10_000.0) as api:
         before = federation.state()
@@ -247,6 +255,24 @@ async def test_an_upload_without_a_place_is_told_to_wait(
         assert_problem(refused, problems.COORDINATOR_FULL)
         assert (await first.end()).status_code == 200
         assert (await api.submit(caller, assignment, BODY)).status_code == 200
+
+
+async def test_an_upload_that_has_yielded_yields_but_once() -> None:
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b"x", "more_body": True}
+
+    places = Places(1)
+    slow, second, third = (Body(receive, LIMITS, places) for _ in range(3))
+    await slow.receive()
+    slow._waited_s = 60.0
+
+    await second.receive()
+
+    assert places.taken == 1
+    with pytest.raises(CoordinatorFull):
+        await third.receive()
+    with pytest.raises(HTTPException, match="Timeout"):
+        await slow.receive()
 
 
 async def test_the_slowest_upload_yields_its_place(
