@@ -245,18 +245,22 @@ class FixedDevice:
                 if answer.get("wait_reason") in {"tasks_ended", "already_reported"}:
                     return None
                 continue
-            body = self.body(assignment["round"])
-            digest = digests.content_digest(digests.sha256_hex(body))
-            response = self._send(
-                "POST",
-                assignment["report_to"],
-                headers=self.headers | {"Content-Digest": digest},
-                content=body,
-            )
+            response = self.report(assignment)
             if response.status_code == 200:
                 receipt = Receipt.model_validate_json(response.content)
                 return assignment["round"], receipt
             self.refusals.append(response.text)
+
+    def report(self, assignment: Mapping[str, Any]) -> httpx.Response:
+        """Send the update of an assignment, until there is an answer below 500."""
+        body = self.body(assignment["round"])
+        digest = digests.content_digest(digests.sha256_hex(body))
+        return self._send(
+            "POST",
+            assignment["report_to"],
+            headers=self.headers | {"Content-Digest": digest},
+            content=body,
+        )
 
     def take_a_place(self) -> None:
         """Check in until there is work, and vanish with it."""
