@@ -31,12 +31,14 @@ import uvicorn
 from coordinator import logs
 from coordinator.api import application
 from coordinator.api.metrics import Metrics
+from coordinator.api.pacer import Pacer
 from coordinator.api.services import Services
 from coordinator.api.watcher import Watcher
 from coordinator.clock import SystemClock
 from coordinator.config import DATABASE_FILE, Settings
 from coordinator.domain import attestation
 from coordinator.domain.devices import Role
+from coordinator.domain.pacing import Pace
 from coordinator.protocol import allocator
 from coordinator.store import files, schema
 from coordinator.store.blobs import BlobStore
@@ -169,13 +171,14 @@ def operator_token(settings: Settings) -> str:
 
 def create_api(settings: Settings, store: Store, blobs: BlobStore) -> fastapi.FastAPI:
     """Return the ASGI application."""
+    clock = SystemClock()
     services = Services(
         store=store,
         blobs=blobs,
-        clock=SystemClock(),
+        clock=clock,
         watcher=Watcher(store, interval_s=settings.watch_interval_s),
         metrics=Metrics(Observer(store)),
-        wait_s=settings.wait_s,
+        pacer=Pacer(store, clock, _pace(settings)),
         admission=Admission(
             needs_token=settings.enrolment == "token",
             needs_key=settings.device_auth == "signature",
@@ -340,6 +343,14 @@ def _stop_with_parent(parent: int, stop: threading.Event) -> None:
         if os.getppid() != parent:
             log.warning("the API is gone, the worker stops")
             stop.set()
+
+
+def _pace(settings: Settings) -> Pace:
+    return Pace(
+        gather_s=settings.wait_s,
+        longest_s=settings.longest_wait_s,
+        most_per_s=settings.check_ins_per_s,
+    )
 
 
 def _attestor(settings: Settings) -> Attestor | None:

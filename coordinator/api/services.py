@@ -2,7 +2,6 @@
 
 import dataclasses
 import datetime as dt
-import secrets
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, TypeVar
@@ -11,9 +10,9 @@ import fastapi
 from starlette.concurrency import run_in_threadpool
 
 from coordinator.api.metrics import Metrics
+from coordinator.api.pacer import Pacer
 from coordinator.api.watcher import Watcher
 from coordinator.clock import Clock
-from coordinator.domain import selection
 from coordinator.store.blobs import BlobStore
 from coordinator.store.engine import Store
 from coordinator.usecases.devices import ANYONE, Admission
@@ -30,7 +29,7 @@ class Services:
     clock: Clock
     watcher: Watcher
     metrics: Metrics
-    wait_s: float  #: mean seconds that a device without work is told to wait
+    pacer: Pacer
     #: Threads of their own: readiness is told when all the others hang.
     checkers: ThreadPoolExecutor = dataclasses.field(
         default_factory=lambda: ThreadPoolExecutor(4, "checker")
@@ -39,11 +38,6 @@ class Services:
     #: Whether devices sign their requests; otherwise they bear their token.
     devices_sign: bool = False
     clock_skew: dt.timedelta = dt.timedelta(seconds=300)  #: that signatures may have
-
-    def jittered_wait_s(self) -> float:
-        """Draw how long a device without work should wait, in seconds."""
-        draw = secrets.randbelow(1 << 20) / (1 << 20)
-        return round(selection.jittered(self.wait_s, draw), 3)
 
     async def call(self, body: Callable[[], T]) -> T:
         """Run a use case off the event loop."""

@@ -12,9 +12,11 @@ import httpx
 
 from coordinator.api import application
 from coordinator.api.metrics import Metrics
+from coordinator.api.pacer import Pacer
 from coordinator.api.services import Services
 from coordinator.api.watcher import Watcher
 from coordinator.domain.devices import Role
+from coordinator.domain.pacing import Pace
 from coordinator.protocol import digests, paths, problems
 from coordinator.protocol.problems import ProblemType
 from coordinator.usecases import devices, tokens
@@ -23,6 +25,7 @@ from tests.support.federation import Federation
 
 OPERATOR = "an operator's token"
 PATIENCE_S = 20.0
+PACE = Pace(gather_s=5.0, longest_s=60.0, most_per_s=100.0)
 
 
 class ObservedWatcher(Watcher):
@@ -140,7 +143,7 @@ async def serve(
             clock=federation.clock,
             watcher=watcher,
             metrics=Metrics(Observer(federation.store)),
-            wait_s=5.0,
+            pacer=Pacer(federation.store, federation.clock, PACE),
             **settings,
         ),
         version="0.0.0",
