@@ -1,14 +1,17 @@
 """What the routes work with."""
 
+import asyncio
 import dataclasses
 import datetime as dt
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, TypeVar
 
 import fastapi
 from starlette.concurrency import run_in_threadpool
 
+from coordinator.api.audit import RefusalCounts
+from coordinator.api.limits import Load
 from coordinator.api.metrics import Metrics
 from coordinator.api.pacer import Pacer
 from coordinator.api.watcher import Watcher
@@ -18,6 +21,15 @@ from coordinator.store.engine import Store
 from coordinator.usecases.devices import ANYONE, Admission
 
 T = TypeVar("T")
+
+
+@dataclasses.dataclass(slots=True)
+class LastLook:
+    """What a look at all that a round needs has found, by check, and when."""
+
+    looking: asyncio.Lock = dataclasses.field(default_factory=asyncio.Lock)
+    checks: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    at: dt.datetime | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,10 +42,13 @@ class Services:
     watcher: Watcher
     metrics: Metrics
     pacer: Pacer
+    refusals: RefusalCounts
+    load: Load
     #: Threads of their own: readiness is told when all the others hang.
     checkers: ThreadPoolExecutor = dataclasses.field(
         default_factory=lambda: ThreadPoolExecutor(4, "checker")
     )
+    readiness: LastLook = dataclasses.field(default_factory=LastLook)
     admission: Admission = ANYONE
     #: Whether devices sign their requests; otherwise they bear their token.
     devices_sign: bool = False
@@ -41,7 +56,11 @@ class Services:
 
     async def call(self, body: Callable[[], T]) -> T:
         """Run a use case off the event loop."""
-        return await run_in_threadpool(body)
+        self.load.calls += 1
+        try:
+            return await run_in_threadpool(body)
+        finally:
+            self.load.calls -= 1
 
 
 async def _services(request: fastapi.Request) -> Services:

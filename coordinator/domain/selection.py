@@ -56,3 +56,13 @@ def reason_to_rest(round_: Round, took_part: Participation) -> WaitReason | None
     ):
         return WaitReason.RESTING
     return None
+
+
+def jittered(base_s: float, draw: float) -> float:
+    """Return a wait in seconds, within half of ``base_s`` to either side.
+
+    Args:
+        base_s: Mean wait.
+        draw: Uniform in [0, 1).
+    """
+    return base_s * (0.5 + draw)

@@ -74,6 +74,7 @@ def test_a_fleet_too_large_for_the_longest_wait_is_spread_evenly_over_it() -> No
     assert counts[:5] == [0] * 5
     assert max(counts) < 1.2 * np.mean(counts[5:])
     assert min(counts[5:]) > 0.8 * np.mean(counts[5:])
+    assert np.mean(waits_s % 1.0) == pytest.approx(0.5, abs=0.01)  # within each, too
 
 
 def test_appointments_that_are_past_leave_the_calendar() -> None:
@@ -86,11 +87,12 @@ def test_appointments_that_are_past_leave_the_calendar() -> None:
     assert seconds(calendar.book(1_000_000.0, draws(3), wanted=FEW), 0.0)[5:] == [3]
 
 
-def test_a_clock_that_is_put_back_keeps_the_appointments() -> None:
+@pytest.mark.parametrize("now_s", [400.0, 990.0])
+def test_a_clock_that_is_put_back_keeps_the_appointments(now_s: float) -> None:
     calendar = Calendar(PACE)
     calendar.book(1000.0, draws(25), wanted=FEW)
-    waits_s = calendar.book(400.0, draws(10), wanted=FEW)
-    assert seconds(waits_s, 400.0) == [0] * 7 + [5, 5]
+    waits_s = calendar.book(now_s, draws(10), wanted=FEW)
+    assert seconds(waits_s, now_s) == [0] * 7 + [5, 5]
 
 
 def test_who_comes_unasked_takes_places() -> None:

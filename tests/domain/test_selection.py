@@ -5,7 +5,7 @@ import pytest
 
 from coordinator.domain.assignments import Assignment, Counts, State
 from coordinator.domain.rounds import Phase
-from coordinator.domain.selection import MAX_FAILURES, reason_to_wait
+from coordinator.domain.selection import MAX_FAILURES, jittered, reason_to_wait
 from coordinator.protocol.vocabulary import WaitReason
 from tests.support.rounds import (
     DEADLINE,
@@ -88,6 +88,13 @@ def test_the_reason_nearest_to_the_device_is_named_first() -> None:
     given_up = [FAILED] * MAX_FAILURES
     reason = reason_to_wait(COLLECTING, FULL, given_up, now=OPENED)
     assert reason is WaitReason.NO_OPEN_ROUND
+
+
+@pytest.mark.parametrize(
+    ("draw", "wait_s"), [(0.0, 1.0), (0.25, 1.5), (0.5, 2.0), (0.75, 2.5)]
+)
+def test_a_wait_is_spread_around_its_mean(draw: float, wait_s: float) -> None:
+    assert jittered(2.0, draw) == wait_s
 
 
 @pytest.mark.parametrize(
