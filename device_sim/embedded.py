@@ -33,12 +33,18 @@ class EmbeddedCoordinator:
     """``python -m coordinator serve`` with its data in the run folder."""
 
     def __init__(
-        self, run_folder: pathlib.Path, *, database_url: str | None = None
+        self,
+        run_folder: pathlib.Path,
+        *,
+        database_url: str | None = None,
+        durable: bool = False,
     ) -> None:
+        """Keep its data under ``run_folder``; a simulation needs no power cut."""
         self.data_dir = run_folder / "coordinator"
         self.log_path = run_folder / "coordinator.log"
-        self.url = f"http://{_HOST}:{_free_port()}"
+        self.url = f"http://{_HOST}:{free_port()}"
         self._database_url = database_url
+        self._durable = durable
         self._process: subprocess.Popen[bytes] | None = None
         self._log: IO[bytes] | None = None
 
@@ -117,7 +123,7 @@ class EmbeddedCoordinator:
         settings = {
             "SHOAL_DATA_DIR": str(self.data_dir.resolve()),
             "SHOAL_PORT": self.url.rpartition(":")[2],
-            "SHOAL_DURABLE": "false",  # a simulation is run again
+            "SHOAL_DURABLE": str(self._durable).lower(),
         }
         if self._database_url is not None:
             settings["SHOAL_DATABASE_URL"] = self._database_url
@@ -128,7 +134,8 @@ class EmbeddedCoordinator:
         return "\n".join(lines[-_LOG_TAIL_LINES:])
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port of the loopback that nobody listens on now."""
     with socket.socket() as probe:
         probe.bind((_HOST, 0))
         return int(probe.getsockname()[1])

@@ -90,13 +90,13 @@ def _certificates(chain: Sequence[str]) -> tuple[bytes, ...]:
     paths.ENROLMENT_CHALLENGES,
     status_code=201,
     response_model=messages.Challenge,
-    responses=refusals(problems.TOO_MANY_CHALLENGES),
+    responses=refusals(problems.ATTESTATION_NOT_ASKED),
     summary="Ask for an attestation challenge",
 )
 async def open_challenge(given: Given) -> messages.Challenge:
     """Get what the attestation of a new key has to answer; good for one enrolment."""
-    challenge, expires_at = await given.call(
-        lambda: devices.open_challenge(given.store, now=given.clock.now())
+    challenge, expires_at = devices.open_challenge(
+        given.admission, now=given.clock.now()
     )
     return messages.Challenge(
         challenge=base64.b64encode(challenge).decode(), expires_at=expires_at
@@ -198,6 +198,7 @@ async def check_in(
     """
     if not 1 <= len(idempotency_key) <= _MAX_KEY:
         raise IdempotencyKeyNeeded("Idempotency-Key must have 1 to 64 characters")
+    given.pacer.meet_device()
 
     def ask() -> check_in_usecase.Work | WaitReason:
         return check_in_usecase.check_in(
@@ -226,7 +227,7 @@ async def check_in(
         left = until - loop.time()
         if left <= 0 or outcome is WaitReason.TASKS_ENDED or given.watcher.stopped:
             given.metrics.count_check_in(outcome)
-            wait_s = given.jittered_wait_s()
+            wait_s = await given.pacer.wait_s()
             response.headers["Retry-After"] = str(max(1, round(wait_s)))
             return messages.CheckIn(
                 assignment=None, wait_reason=outcome, retry_after_s=wait_s

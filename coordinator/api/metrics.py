@@ -1,8 +1,9 @@
 """Metrics for Prometheus: what this process answers, and what all have done.
 
-Requests, check-ins, uploads and refusals are this process's own: add them up over the
-API processes. Events, rounds, places and workers are read from the database and are the
-same in each: take one. No label holds an id, so none grows with the fleet.
+Requests, check-ins and their pace, uploads and refusals are this process's own: add
+them up over the API processes. Events, rounds, places and workers are read from the
+database and are the same in each: take one. No label holds an id, so none grows with
+the fleet.
 """
 
 import logging
@@ -19,6 +20,7 @@ from coordinator.clock import Clock
 from coordinator.domain.events import Happening
 from coordinator.protocol import problems
 from coordinator.store.blobs import BlobStore
+from coordinator.store.files import StorageUnavailable
 from coordinator.usecases.observation import News, Observer
 
 log = logging.getLogger(__name__)
@@ -50,12 +52,27 @@ class Metrics:
         self._check_ins = self._counter(
             "check_ins", "Check-ins by answer: assigned, or why to wait.", ["answer"]
         )
+        self._check_ins_per_s = self._gauge(
+            "check_ins_per_second", "Check-ins, in the mean of some minutes."
+        )
+        self._target_per_s = self._gauge(
+            "check_ins_per_second_target", "Check-ins that are aimed at."
+        )
+        self._expected = self._gauge(
+            "devices_expected", "Devices without work that were told when to come back."
+        )
         self._uploads = self._counter(
             "uploads", "Bodies of updates that came in whole, accepted or not."
         )
         self._upload_bytes = self._counter("upload_bytes", "Their bytes, as sent.")
         self._waiting = self._gauge(
             "requests_waiting", "Check-ins and event streams that wait for news."
+        )
+        self._calls = self._gauge(
+            "calls_waiting", "Calls that run in a thread or wait for one."
+        )
+        self._receiving = self._gauge(
+            "uploads_receiving", "Bodies of updates that are coming in."
         )
         self._events = self._counter(
             "events", "Events in the history, since this process started.", ["type"]
@@ -80,7 +97,9 @@ class Metrics:
         self._silent = self._gauge(
             "worker_silent_seconds", "Since any worker was seen; NaN: none ever was."
         )
-        self._free = self._gauge("blob_free_bytes", "Free on the disk of the blobs.")
+        self._free = self._gauge(
+            "blob_free_bytes", "Free on the disk of the blobs; NaN: it cannot be told."
+        )
         # What has not happened yet is 0 and not unknown.
         for happening in Happening:
             self._events.labels(happening)
@@ -111,12 +130,22 @@ class Metrics:
         with self._lock:
             self._observer.start()
 
-    def render(self, clock: Clock, blobs: BlobStore, *, waiting: int) -> bytes:
+    def show_pace(self, *, per_s: float, target_per_s: float, expected: int) -> None:
+        """Take over how devices without work are steered."""
+        self._check_ins_per_s.set(per_s)
+        self._target_per_s.set(target_per_s)
+        self._expected.set(expected)
+
+    def render(
+        self, clock: Clock, blobs: BlobStore, *, waiting: int, calls: int, uploads: int
+    ) -> bytes:
         """Return everything in Prometheus' text format, the database's part fresh."""
         with self._lock:
             self._show(self._observer.look(now=clock.now()))
             self._waiting.set(waiting)
-            self._free.set(blobs.free_bytes())
+            self._calls.set(calls)
+            self._receiving.set(uploads)
+            self._free.set(_free_bytes(blobs))
             return prometheus_client.generate_latest(self._registry)
 
     def _show(self, news: News) -> None:
@@ -149,6 +178,14 @@ class Metrics:
         return Histogram(
             f"shoal_{name}", said, labels, buckets=buckets, registry=self._registry
         )
+
+
+def _free_bytes(blobs: BlobStore) -> float:
+    try:
+        return blobs.free_bytes()
+    except StorageUnavailable as error:
+        log.warning("the free space is unknown: %s", error)
+        return float("nan")
 
 
 class Observed:

@@ -1,6 +1,8 @@
 """Refusals as RFC 9457 problem documents: one map, here."""
 
 import logging
+import math
+import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -8,11 +10,10 @@ import fastapi
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
-from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from coordinator import logs
-from coordinator.domain import errors
+from coordinator.domain import errors, selection
 from coordinator.protocol import (
     codings,
     deltas,
@@ -25,17 +26,26 @@ from coordinator.protocol import (
 from coordinator.protocol.problems import ProblemType
 from coordinator.store.blobs import BlobLost
 from coordinator.store.files import StorageUnavailable
-from coordinator.usecases import access
 
 log = logging.getLogger(__name__)
 
+#: Mean seconds, jittered by half to either side.
 RETRY_AFTER_S: Final = 2.0
+_FULL_RETRY_AFTER_S: Final = 10.0
 _MOST_FAULTS: Final = 20
 _MOST_CHARACTERS: Final = 200
 
 
 class BodyTooLarge(Exception):
     """The body exceeds what this path takes."""
+
+
+class TooManyRequests(Exception):
+    """The address or the device makes more requests than it may."""
+
+
+class CoordinatorFull(Exception):
+    """The process has as much to do as it takes on."""
 
 
 class RangeNotSatisfiable(Exception):
@@ -62,7 +72,7 @@ PROBLEMS: Final[Mapping[type[Exception], ProblemType]] = {
     errors.AttestationNeeded: problems.ATTESTATION_NEEDED,
     errors.AttestationRefused: problems.ATTESTATION_REFUSED,
     errors.ChallengeUnknown: problems.CHALLENGE_UNKNOWN,
-    errors.TooManyChallenges: problems.TOO_MANY_CHALLENGES,
+    errors.AttestationNotAsked: problems.ATTESTATION_NOT_ASKED,
     errors.BodyNotSigned: problems.BODY_NOT_SIGNED,
     errors.SignatureReplayed: problems.SIGNATURE_REPLAYED,
     errors.TooManySignatures: problems.TOO_MANY_SIGNATURES,
@@ -101,6 +111,8 @@ PROBLEMS: Final[Mapping[type[Exception], ProblemType]] = {
     deltas.WrongShape: problems.WRONG_SHAPE,
     deltas.NotFinite: problems.NOT_FINITE,
     deltas.WrongIndices: problems.WRONG_INDICES,
+    TooManyRequests: problems.TOO_MANY_REQUESTS,
+    CoordinatorFull: problems.COORDINATOR_FULL,
     BodyTooLarge: problems.UPDATE_TOO_LARGE,
     RangeNotSatisfiable: problems.RANGE_NOT_SATISFIABLE,
     DigestNeeded: problems.DIGEST_NEEDED,
@@ -164,6 +176,7 @@ def refusals(*kinds: ProblemType) -> dict[int | str, dict[str, Any]]:
         problems.BODY_TOO_LARGE,
         problems.INTERNAL,
         problems.UNAVAILABLE,
+        *problems.LIMITS,
     ):
         by_status.setdefault(int(kind.status), []).append(kind)
     return {
@@ -192,10 +205,14 @@ def respond(
 ) -> JSONResponse:
     """Return the response that refuses with ``kind``."""
     logs.note(problem=kind.slug)
-    retry_after_s = RETRY_AFTER_S if kind.retry else None
+    retry_after_s = None
     headers = {}
-    if retry_after_s is not None:
-        headers["Retry-After"] = str(round(retry_after_s))
+    if kind.retry:
+        # Those that were refused together must not come back together.
+        retry_after_s = jittered_s(
+            _FULL_RETRY_AFTER_S if kind is problems.COORDINATOR_FULL else RETRY_AFTER_S
+        )
+        headers["Retry-After"] = str(math.ceil(retry_after_s))
     if kind is problems.UNAUTHENTICATED:
         headers["WWW-Authenticate"] = "Bearer"
     return JSONResponse(
@@ -206,6 +223,17 @@ def respond(
     )
 
 
+def answer(refusal: Exception) -> JSONResponse:
+    """Return the response to a refusal of ``PROBLEMS``."""
+    return respond(PROBLEMS[type(refusal)], str(refusal))
+
+
+def jittered_s(mean_s: float) -> float:
+    """Draw how long somebody should wait, in seconds."""
+    draw = secrets.randbelow(1 << 20) / (1 << 20)
+    return round(selection.jittered(mean_s, draw), 3)
+
+
 def refuse_unready(checks: Mapping[str, str]) -> JSONResponse:
     """Return the response that names what is missing, by check."""
     missing = [f"{name}: {said}" for name, said in checks.items() if said != "ok"]
@@ -213,26 +241,16 @@ def refuse_unready(checks: Mapping[str, str]) -> JSONResponse:
 
 
 async def _refuse(request: fastapi.Request, error: Exception) -> JSONResponse:
-    kind = PROBLEMS[type(error)]
     if type(error) in AUDITED:
-        await _note(request, error, kind)
-    return respond(kind, str(error))
+        _note(request, error, PROBLEMS[type(error)])
+    return answer(error)
 
 
-async def _note(request: fastapi.Request, error: Exception, kind: ProblemType) -> None:
-    """Keep a refusal in the audit log; it stays one where that cannot be done."""
+def _note(request: fastapi.Request, error: Exception, kind: ProblemType) -> None:
+    """Count a refusal for the audit log."""
     given = request.app.state.services
     subject = getattr(error, "subject", "") or getattr(request.state, "caller", "")
-    try:
-        await run_in_threadpool(
-            access.note_refusal,
-            given.store,
-            kind.slug,
-            subject=subject,
-            now=given.clock.now(),
-        )
-    except given.store.errors:
-        log.exception("a refusal (%s) is missing in the audit log", kind.slug)
+    given.refusals.note(kind.slug, subject, now=given.clock.now())
 
 
 async def _refuse_form(_: fastapi.Request, error: Exception) -> JSONResponse:
@@ -241,18 +259,13 @@ async def _refuse_form(_: fastapi.Request, error: Exception) -> JSONResponse:
     # A body of 256 KiB may hold as many faults as characters: an answer names some.
     faults = [
         {
-            "field": _printable(".".join(str(part) for part in fault["loc"])),
-            "message": _printable(fault["msg"]),
+            "field": ".".join(map(str, fault["loc"]))[:_MOST_CHARACTERS],
+            "message": fault["msg"][:_MOST_CHARACTERS],
         }
         for fault in error.errors()[:_MOST_FAULTS]
     ]
     detail = "; ".join(f"{fault['field']}: {fault['message']}" for fault in faults)
     return respond(problems.INVALID_REQUEST, detail, errors=faults)
-
-
-def _printable(text: str) -> str:
-    """Shorten what a request holds, and escape what is no text: half a surrogate."""
-    return text[:_MOST_CHARACTERS].encode("utf-8", "backslashreplace").decode()
 
 
 async def _refuse_http(request: fastapi.Request, error: Exception) -> JSONResponse:
@@ -261,6 +274,7 @@ async def _refuse_http(request: fastapi.Request, error: Exception) -> JSONRespon
     by_status = {
         404: problems.NOT_FOUND,
         405: problems.METHOD_NOT_ALLOWED,
+        408: problems.TOO_SLOW,
         413: problems.BODY_TOO_LARGE,
     }
     kind = by_status.get(error.status_code, problems.INVALID_REQUEST)

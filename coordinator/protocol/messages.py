@@ -88,7 +88,7 @@ class Challenge(Record):
     """What the attestation of a key has to answer."""
 
     challenge: str = Field(
-        description="Base64 of 32 bytes: hand the bytes to the phone's key store as "
+        description="Base64 of 56 bytes: hand the bytes to the phone's key store as "
         "the attestation challenge of the new key."
     )
     expires_at: AwareDatetime
@@ -195,7 +195,7 @@ class CheckIn(Record):
     retry_after_s: float | None = Field(
         ge=0,
         allow_inf_nan=False,
-        description="Seconds to the next check-in, jittered; absent with an "
+        description="Seconds to the next check-in, this device's own; absent with an "
         "assignment.",
     )
 

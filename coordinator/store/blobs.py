@@ -19,10 +19,10 @@ import shutil
 import stat
 import uuid
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, BinaryIO, Final
 
 from coordinator.protocol.digests import sha256_hex
-from coordinator.store.files import Incoming, storage, sync
+from coordinator.store.files import Folders, Incoming, storage, sync
 
 #: A file that nothing names and that is older belongs to no upload any more.
 STALE_AFTER: Final = dt.timedelta(hours=1)
@@ -59,6 +59,7 @@ class BlobStore:
         """
         self._folder = folder
         self._durable = durable
+        self._folders = Folders(folder, durable=durable)
         self._incoming = folder / "incoming"
         self._incoming.mkdir(parents=True, exist_ok=True)
 
@@ -194,9 +195,15 @@ class BlobStore:
             path.unlink()
 
     def delete_updates(self, round_id: int) -> None:
-        """Delete every update of a round. None there is no error."""
-        with storage("delete updates"), contextlib.suppress(FileNotFoundError):
-            shutil.rmtree(self._folder / "updates" / str(round_id))
+        """Delete every update of a round. None there is no error.
+
+        Others may be at it too: what they were faster with is passed over, and when
+        this returns there is nothing left, whatever becomes of them.
+        """
+        with storage("delete updates"):
+            shutil.rmtree(
+                self._folder / "updates" / str(round_id), onerror=_unless_gone
+            )
 
     def list_files(self) -> list[StoredFile]:
         """Return every file, what is still coming in too."""
@@ -233,19 +240,27 @@ class BlobStore:
         if found != sha256:
             raise BlobLost(f"{path} was spoilt: its SHA-256 is {found}, not {sha256}")
 
-    def copy(self, name: str, folder: pathlib.Path) -> None:
-        """Copy a file to the same name below another folder, and sync it there.
+    def open(self, name: str) -> BinaryIO:
+        """Open a file to read it.
+
+        Raises:
+            BlobLost: It is not there.
+            StorageUnavailable: It cannot be read now.
+        """
+        path = self._folder / name
+        with self._reading(path):
+            return path.open("rb")
+
+    def copy_from(self, other: "BlobStore", name: str) -> None:
+        """Keep what another store has by the same name, and let the disk have it.
 
         Raises:
             BlobLost: It is not there.
             StorageUnavailable: It cannot be read, or the copy not be written.
         """
-        target = folder / name
-        with storage("copy a file"):
-            target.parent.mkdir(parents=True, exist_ok=True)
-        with self._reading(self._folder / name):
-            source = (self._folder / name).open("rb")
-        with source, storage("copy a file"):
+        target = self._folder / name
+        with other.open(name) as source, storage("copy a file"):
+            self._folders.make(target.parent)
             with target.open("wb") as copied:
                 shutil.copyfileobj(source, copied, 1 << 20)
             sync(target)
@@ -287,15 +302,13 @@ class BlobStore:
     def _settle(self, source: pathlib.Path, target: pathlib.Path) -> None:
         """Give a whole file its name, and in a durable store let the disk have both."""
         with storage("keep a file"):
-            target.parent.mkdir(parents=True, exist_ok=True)
+            self._folders.make(target.parent)
             if self._durable:
                 sync(source)
             if source != target:
                 source.replace(target)
             if self._durable:
-                # The folder may be as new as its file, made by us or by another.
                 sync(target.parent)
-                sync(target.parent.parent)
 
     @contextlib.contextmanager
     def _reading(self, path: pathlib.Path) -> Iterator[None]:
@@ -314,6 +327,12 @@ class BlobStore:
 
 def _raise(error: OSError) -> None:
     raise error
+
+
+def _unless_gone(_call: object, _path: object, caught: tuple[Any, Any, Any]) -> None:
+    error: BaseException = caught[1]
+    if not isinstance(error, FileNotFoundError):
+        raise error
 
 
 def _insist(path: pathlib.Path, content: bytes | mmap.mmap, sha256: str) -> None:

@@ -4,13 +4,13 @@ import contextlib
 import dataclasses
 import pathlib
 import sqlite3
-import threading
 from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import event, exc
 
+from coordinator.store.batches import Batches, Busy
 from coordinator.store.files import StorageUnavailable, storage, sync
 
 T = TypeVar("T")
@@ -24,10 +24,6 @@ _SNAPSHOT: Final = {
 #: Postgres: serialization failure, deadlock detected, unique violation. The last is a
 #: race for a place that a second look finds taken; a real bug fails every try.
 _LOST_RACES: Final = frozenset({"40001", "40P01", "23505"})
-
-
-class Busy(Exception):
-    """Another writer of this process does not let go of the database."""
 
 
 class StaleWrite(Exception):
@@ -67,8 +63,10 @@ class Store:
         snapshot = {} if self._engine.dialect.name == "sqlite" else _SNAPSHOT
         self._reader = self._engine.execution_options(reads=True, **snapshot)
         # SQLite has one writer. Queueing here beats its sleeping busy handler.
-        self._writer = (
-            threading.Lock() if self._engine.dialect.name == "sqlite" else None
+        self._batches = (
+            Batches(self._engine, timeout_s=_BUSY_TIMEOUT_S)
+            if self._engine.dialect.name == "sqlite"
+            else None
         )
 
     #: What a database raises that is busy, broken or gone for now.
@@ -94,7 +92,8 @@ class Store:
         """Run ``body`` in one transaction named ``name``.
 
         Commits when ``body`` returns, rolls back when it raises. Lost races are
-        retried, so ``body`` must do nothing but use the transaction.
+        retried, and another thread may run it, so ``body`` must do nothing but use the
+        transaction.
 
         Raises:
             StaleWrite: Every try lost its race.
@@ -138,16 +137,13 @@ class Store:
         self._engine.dispose()
 
     def _once(self, name: str, body: Callable[[Transaction], T]) -> T:
-        if self._writer is None:
-            with self._engine.begin() as connection:
-                return body(Transaction(connection, name))
-        if not self._writer.acquire(timeout=_BUSY_TIMEOUT_S):
-            raise Busy(f"{name} waited {_BUSY_TIMEOUT_S:g} s for another writer")
-        try:
-            with self._engine.begin() as connection:
-                return body(Transaction(connection, name))
-        finally:
-            self._writer.release()
+        def write(connection: sa.Connection) -> T:
+            return body(Transaction(connection, name))
+
+        if self._batches is not None:
+            return self._batches.run(name, write)
+        with self._engine.begin() as connection:
+            return write(connection)
 
 
 def _lost_race(error: exc.DBAPIError) -> bool:

@@ -9,7 +9,9 @@ import os
 import pathlib
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
+
+_MOST_FOLDERS: Final = 4096  # remembered; there is one a round
 
 
 class StorageUnavailable(Exception):
@@ -27,6 +29,40 @@ def storage(what: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise StorageUnavailable(f"cannot {what}: {error}") from error
+
+
+class Folders:
+    """The folders below one, whose names are on the disk before anything is in them.
+
+    A folder is synced once: whoever makes one again that was deleted meanwhile puts
+    nothing in it that counts.
+    """
+
+    def __init__(self, top: pathlib.Path, *, durable: bool) -> None:
+        """Make ``top`` and folders below it; wait for the disk if ``durable``."""
+        self._top = top
+        self._durable = durable
+        self._made: set[pathlib.Path] = set()
+
+    def make(self, folder: pathlib.Path) -> None:
+        """Return when ``folder`` and all above it, up to the top, are there.
+
+        Raises:
+            OSError: One cannot be made.
+        """
+        if folder in self._made and folder.is_dir():
+            return
+        if folder == self._top:
+            folder.mkdir(parents=True, exist_ok=True)
+        else:
+            self.make(folder.parent)
+            folder.mkdir(exist_ok=True)
+        if self._durable:
+            # It may be there and yet be new: made by one that died before its sync.
+            sync(folder.parent)
+        if len(self._made) >= _MOST_FOLDERS:
+            self._made.clear()
+        self._made.add(folder)
 
 
 class Incoming:

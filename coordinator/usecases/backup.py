@@ -52,7 +52,7 @@ def back_up(
         for name in sorted(needed.keys() - whole, key=_is_kept_for_good):
             each = needed[name]
             try:
-                blobs.copy(name, folder)
+                copies.copy_from(blobs, name)
                 copies.check(name, sha256=each.sha256, size_bytes=each.size_bytes)
             except BlobLost as error:
                 lost.append(f"{each.what}: {error}")

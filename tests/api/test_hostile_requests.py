@@ -8,6 +8,8 @@ import pytest
 from coordinator.protocol import paths, problems
 from tests.support.http import Api, assert_problem
 
+JSON = {"Content-Type": "application/json"}
+
 
 @pytest.mark.parametrize(
     ("path", "allowed"),
@@ -30,7 +32,7 @@ async def test_a_wrong_method_is_told_all_that_the_path_takes(
 async def test_a_number_is_read_out_of_nothing_else(api: Api, value: str):
     response = await api.client.post(
         paths.CHECK_INS,
-        headers=api.enrol().headers | {"Idempotency-Key": "a"},
+        headers=api.enrol().headers | JSON | {"Idempotency-Key": "a"},
         content=f'{{"wait_s": {value}}}',
     )
 
@@ -59,9 +61,7 @@ async def test_a_body_that_is_meant_to_break_is_refused_in_few_words(
 ):
     before = api.federation.state()
 
-    response = await api.client.post(
-        paths.DEVICES, content=body, headers={"Content-Type": "application/json"}
-    )
+    response = await api.client.post(paths.DEVICES, content=body, headers=JSON)
 
     assert_problem(response, problems.INVALID_REQUEST)
     assert len(response.content) < 20_000

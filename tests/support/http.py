@@ -11,10 +11,15 @@ import fastapi
 import httpx
 
 from coordinator.api import application
+from coordinator.api.audit import RefusalCounts
+from coordinator.api.limits import Load
 from coordinator.api.metrics import Metrics
+from coordinator.api.pacer import Pacer
 from coordinator.api.services import Services
 from coordinator.api.watcher import Watcher
 from coordinator.domain.devices import Role
+from coordinator.domain.limits import Limits
+from coordinator.domain.pacing import Pace
 from coordinator.protocol import digests, paths, problems
 from coordinator.protocol.problems import ProblemType
 from coordinator.usecases import devices, tokens
@@ -23,6 +28,19 @@ from tests.support.federation import Federation
 
 OPERATOR = "an operator's token"
 PATIENCE_S = 20.0
+PACE = Pace(gather_s=5.0, longest_s=60.0, most_per_s=100.0)
+LIMITS = Limits(
+    address_requests_per_s=1e5,
+    device_requests_per_s=1e5,
+    device_requests=1000,
+    calls_waiting=1000,
+    uploads=1000,
+    connections=1000,
+    address_connections=1000,
+    head_s=10,
+    body_idle_s=10,
+    body_bytes_per_s=1,
+)
 
 
 class ObservedWatcher(Watcher):
@@ -121,6 +139,7 @@ async def serve(
     federation: Federation,
     *,
     background: bool = True,
+    load: Load | None = None,
     **settings: Any,  # noqa: ANN401 - fields of Services
 ) -> AsyncIterator[Api]:
     """Run the application, and its background task unless it would be in the way."""
@@ -140,7 +159,9 @@ async def serve(
             clock=federation.clock,
             watcher=watcher,
             metrics=Metrics(Observer(federation.store)),
-            wait_s=5.0,
+            pacer=Pacer(federation.store, federation.clock, PACE),
+            refusals=RefusalCounts(federation.store),
+            load=load or Load(LIMITS),
             **settings,
         ),
         version="0.0.0",

@@ -3,6 +3,7 @@
 import itertools
 import pathlib
 import threading
+from typing import BinaryIO
 
 import numpy as np
 import pytest
@@ -107,16 +108,16 @@ def test_what_goes_with_its_round_meanwhile_is_not_in_the_backup(
 ) -> None:
     federation.start()
     federation.take_part()
-    copy, ended = federation.blobs.copy, threading.Event()
+    open_, ended = federation.blobs.open, threading.Event()
 
-    def end_the_round(name: str, folder: pathlib.Path) -> None:
+    def end_the_round(name: str) -> BinaryIO:
         if not ended.is_set():
             ended.set()
             federation.take_part()
             worker(federation).step()
-        copy(name, folder)
+        return open_(name)
 
-    monkeypatch.setattr(federation.blobs, "copy", end_the_round)
+    monkeypatch.setattr(federation.blobs, "open", end_the_round)
 
     assert back_up(federation, tmp_path / "backup").lost == ()
 
