@@ -28,6 +28,7 @@ from coordinator.protocol.secagg import (
     fixed_point,
     masks,
     parameters,
+    scrutiny,
     stages,
     unmasking,
 )
@@ -46,7 +47,7 @@ from coordinator.protocol.secagg.parameters import Parameters
 SIZE: Final = 693_962
 _DEVICES: Final = 100
 _SEEN: Final = 12  # devices whose steps are timed; the others only take part
-_POLICY: Final = device.Policy()
+_POLICY: Final = scrutiny.Policy()
 _SESSION: Final = Session(
     id="0" * 32,
     task="benchmark",

@@ -16,6 +16,7 @@ from coordinator.protocol.secagg import (
     device,
     fixed_point,
     parameters,
+    scrutiny,
     stages,
     unmasking,
 )
@@ -30,7 +31,7 @@ from coordinator.protocol.secagg.messages import (
 )
 
 _Record = TypeVar("_Record", bound=Record)
-POLICY = device.Policy()
+POLICY = scrutiny.Policy()
 SESSION = Session(
     id="0123456789abcdef" * 2,
     task="digits",

@@ -13,10 +13,8 @@ same for all. The first is assumed, the second needs no check at a threshold tha
 """
 
 import hashlib
-import itertools
 import os
-from collections.abc import Sequence
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple
 
 import pydantic
 from cryptography.exceptions import InvalidTag
@@ -27,12 +25,11 @@ from coordinator.protocol import device_keys
 from coordinator.protocol.device_keys import PrivateKey
 from coordinator.protocol.manifest import Record, Sha256
 from coordinator.protocol.messages import Id
-from coordinator.protocol.secagg import graph, keys, masks, parameters, shamir
+from coordinator.protocol.secagg import keys, masks, scrutiny, shamir
 from coordinator.protocol.secagg.masks import Words
 from coordinator.protocol.secagg.messages import (
     Announcement,
     Bytes32,
-    CohortManifest,
     Dealing,
     Inbox,
     Index,
@@ -45,34 +42,14 @@ from coordinator.protocol.secagg.messages import (
     Session,
     Share,
     Survivors,
-    hashed,
 )
 from coordinator.protocol.secagg.refusals import (
-    ForeignCohort,
     OutOfStep,
-    WeakCohort,
-    WrongRoster,
     WrongShares,
-    WrongSurvivors,
     WrongVector,
 )
 
 _NONCE_BYTES: Final = 12
-_Ordered = TypeVar("_Ordered", bytes, int)
-
-
-class Policy(Record):
-    """What a device insists on, whatever a coordinator says."""
-
-    min_devices: int = Field(5, ge=2, description="In a cohort, and in a sum.")
-    max_devices: int = Field(parameters.MAX_DEVICES, ge=2)
-    collusion: float = Field(
-        0.05, ge=0, lt=1, description="Share of a cohort that may collude."
-    )
-    insist_signed: bool = Field(
-        False,  # noqa: FBT003 - the default
-        description="Whether everybody's keys must be signed.",
-    )
 
 
 class HeldShares(Record):
@@ -151,7 +128,9 @@ def join(
     )
 
 
-def deal(state: State, roster: Roster, policy: Policy) -> tuple[State, Dealing]:
+def deal(
+    state: State, roster: Roster, policy: scrutiny.Policy
+) -> tuple[State, Dealing]:
     """Check the cohort, and split both secrets among the neighbours.
 
     Raises:
@@ -168,12 +147,10 @@ def deal(state: State, roster: Roster, policy: Policy) -> tuple[State, Dealing]:
         return state, state.dealing
     if state.sharing_private is None or state.masking_private is None:
         raise OutOfStep("the keys of this session are forgotten")
-    _insist_own_session(state, roster.manifest)
-    _insist_strong(roster.manifest, policy)
-    _insist_consistent(state, roster)
-    for neighbour in roster.neighbours:
-        if roster.manifest.signed:
-            keys.insist_signed(state.session, neighbour.member)
+    me = Member(
+        device=state.device, identity=state.identity, announcement=state.announcement
+    )
+    scrutiny.insist_acceptable(roster, state.session, me, policy)
     own_mask = os.urandom(shamir.SECRET_BYTES)
     peers = [neighbour.index for neighbour in roster.neighbours]
     threshold = roster.manifest.threshold
@@ -244,7 +221,9 @@ def mask(state: State, inbox: Inbox, vector: Words) -> tuple[State, bytes]:
     return sent, body
 
 
-def reveal(state: State, survivors: Survivors, policy: Policy) -> tuple[State, Reveal]:
+def reveal(
+    state: State, survivors: Survivors, policy: scrutiny.Policy
+) -> tuple[State, Reveal]:
     """Give one share of each neighbour: of its own mask if it survived, else its key.
 
     Which one follows from the list of survivors and from what the device holds, so no
@@ -261,7 +240,8 @@ def reveal(state: State, survivors: Survivors, policy: Policy) -> tuple[State, R
     if state.masked_sha256 is None:
         raise OutOfStep("this device has masked no vector")
     roster = _cohort(state).roster
-    alive = _insist_survived(state, roster, survivors, policy)
+    held = [each.peer for each in state.held]
+    alive = scrutiny.insist_survived(roster, held, survivors, policy)
     answer = Reveal(
         shares=tuple(
             RevealedShare(peer=each.peer, of="own_mask", share=each.own_mask)
@@ -305,79 +285,6 @@ def _cohort(state: State) -> _Cohort:
     )
 
 
-def _insist_own_session(state: State, manifest: CohortManifest) -> None:
-    for name, mine in state.session:
-        theirs = getattr(manifest.session, name)
-        if theirs != mine:
-            raise ForeignCohort(f"{name} of the cohort is {theirs}, not {mine}")
-
-
-def _insist_strong(manifest: CohortManifest, policy: Policy) -> None:
-    devices, degree = manifest.devices, manifest.degree
-    if not policy.min_devices <= devices <= policy.max_devices:
-        raise WeakCohort(
-            f"a cohort must have {policy.min_devices} to {policy.max_devices} "
-            f"devices, got {devices}"
-        )
-    if devices > manifest.encoding.max_devices:
-        raise WeakCohort(
-            f"the encoding is for {manifest.encoding.max_devices} devices, got "
-            f"{devices}"
-        )
-    if policy.insist_signed and not manifest.signed:
-        raise WeakCohort("the keys of the cohort are not signed")
-    if not degree < devices or (degree % 2 and degree != devices - 1):
-        raise WeakCohort(f"{devices} devices cannot have {degree} neighbours each")
-    lost = int(policy.collusion * devices)
-    if not parameters.is_connected(devices, degree, lost=lost):
-        raise WeakCohort(f"{degree} neighbours leave {devices} devices in pieces")
-    least = parameters.least_threshold(devices, degree, collusion=policy.collusion)
-    if not least <= manifest.threshold <= degree:
-        raise WeakCohort(
-            f"the threshold must lie between {least} and {degree}, got "
-            f"{manifest.threshold}"
-        )
-
-
-def _insist_consistent(state: State, roster: Roster) -> None:
-    manifest, digests = roster.manifest, roster.digests
-    if len(digests) != manifest.devices:
-        raise WrongRoster(f"{len(digests)} keys are listed for {manifest.devices}")
-    # Rising: so nobody's keys, the own ones among them, are in it twice.
-    if not _is_rising(digests):
-        raise WrongRoster("the list of keys is not in rising order")
-    if hashed("roster", *digests).hex() != manifest.roster_sha256:
-        raise WrongRoster("the list of keys is not the one that the manifest names")
-    if roster.index >= manifest.devices:
-        raise WrongRoster(f"no device of {manifest.devices} has index {roster.index}")
-    around = graph.neighbours(manifest.roster_sha256, manifest.devices, manifest.degree)
-    if tuple(each.index for each in roster.neighbours) != around[roster.index]:
-        raise WrongRoster("the neighbours are not those that the list of keys gives")
-    for each in roster.neighbours:
-        if each.member.digest != digests[each.index]:
-            raise WrongRoster(f"the keys of index {each.index} are not the listed ones")
-    _insist_own_keys(state, roster)
-
-
-def _insist_own_keys(state: State, roster: Roster) -> None:
-    members = [each.member for each in roster.neighbours]
-    own = state.announcement
-    public = [own.sharing_key, own.masking_key]
-    for member in members:
-        if member.device == state.device:
-            raise WrongRoster("this device is listed as its own neighbour")
-        public += (member.announcement.sharing_key, member.announcement.masking_key)
-    if len({*public}) != len(public):
-        raise WrongRoster("two keys of the roster are one and the same")
-    me = Member(device=state.device, identity=state.identity, announcement=own)
-    if roster.digests[roster.index] != me.digest:
-        raise WrongRoster("the own keys are not where the roster says")
-
-
-def _is_rising(items: Sequence[_Ordered]) -> bool:
-    return all(low < high for low, high in itertools.pairwise(items))
-
-
 def _seal(
     private: keys.Private, roster: Roster, neighbour: Neighbour, shares: bytes
 ) -> SealedShares:
@@ -394,7 +301,7 @@ def _open(cohort: _Cohort, inbox: Inbox) -> tuple[HeldShares, ...]:
     roster = cohort.roster
     members = {each.index: each.member for each in roster.neighbours}
     peers = [each.peer for each in inbox.shares]
-    if not _is_rising(peers) or not members.keys() >= {*peers}:
+    if not scrutiny.is_rising(peers) or not members.keys() >= {*peers}:
         raise WrongShares("the inbox holds shares of strangers, or twice of one")
     if len(peers) < roster.manifest.threshold:
         raise WrongShares(
@@ -423,26 +330,3 @@ def _open(cohort: _Cohort, inbox: Inbox) -> tuple[HeldShares, ...]:
             )
         )
     return tuple(held)
-
-
-def _insist_survived(
-    state: State, roster: Roster, survivors: Survivors, policy: Policy
-) -> set[int]:
-    manifest, indices = roster.manifest, survivors.indices
-    if not _is_rising(indices) or any(i >= manifest.devices for i in indices):
-        raise WrongSurvivors("the list of survivors holds strangers, or one twice")
-    least = max(manifest.minimum, policy.min_devices)
-    if len(indices) < least:
-        raise WrongSurvivors(f"{len(indices)} devices survived, {least} must")
-    alive = {*indices}
-    if roster.index not in alive:
-        raise WrongSurvivors("this device is not listed among the survivors")
-    held = {each.peer for each in state.held}
-    silent = {each.index for each in roster.neighbours} - held
-    if silent & alive:
-        raise WrongSurvivors(f"indices {sorted(silent & alive)} dealt no shares")
-    if len(held & alive) < manifest.threshold:
-        raise WrongSurvivors(
-            f"{len(held & alive)} neighbours survived, {manifest.threshold} must"
-        )
-    return alive

@@ -7,7 +7,14 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
-from coordinator.protocol.secagg import cohort, device, keys, parameters, stages
+from coordinator.protocol.secagg import (
+    cohort,
+    device,
+    keys,
+    parameters,
+    scrutiny,
+    stages,
+)
 from coordinator.protocol.secagg.messages import (
     Inbox,
     Member,
@@ -111,7 +118,7 @@ def test_a_cohort_that_is_easily_unmasked_is_refused(
     changes: dict[str, object], words: str
 ) -> None:
     gathering = gathered(collusion=0.2)
-    policy = device.Policy(collusion=0.2)
+    policy = scrutiny.Policy(collusion=0.2)
     roster = with_manifest(gathering.roster(DEVICE), **changes)
     with pytest.raises((WeakCohort, KeysRefused), match=words):
         device.deal(gathering.states[DEVICE], roster, policy)
@@ -120,13 +127,13 @@ def test_a_cohort_that_is_easily_unmasked_is_refused(
 @pytest.mark.parametrize(
     ("policy", "words"),
     [
-        (device.Policy(min_devices=9), "9 to 200 devices, got 8"),
-        (device.Policy(max_devices=7), "5 to 7 devices, got 8"),
-        (device.Policy(insist_signed=True), "not signed"),
-        (device.Policy(collusion=0.6), "threshold must lie between 6 and 7"),
+        (scrutiny.Policy(min_devices=9), "9 to 200 devices, got 8"),
+        (scrutiny.Policy(max_devices=7), "5 to 7 devices, got 8"),
+        (scrutiny.Policy(insist_signed=True), "not signed"),
+        (scrutiny.Policy(collusion=0.6), "threshold must lie between 6 and 7"),
     ],
 )
-def test_a_device_has_limits_of_its_own(policy: device.Policy, words: str) -> None:
+def test_a_device_has_limits_of_its_own(policy: scrutiny.Policy, words: str) -> None:
     gathering = gathered()
     roster = gathering.roster(DEVICE)
     with pytest.raises(WeakCohort, match=words):
@@ -137,7 +144,7 @@ def test_a_sparse_cohort_that_may_fall_apart_is_refused() -> None:
     gathering = gathered(60)
     roster = with_manifest(gathering.roster(DEVICE), degree=4, threshold=4)
     with pytest.raises(WeakCohort, match="in pieces"):
-        device.deal(gathering.states[DEVICE], roster, device.Policy(collusion=0.15))
+        device.deal(gathering.states[DEVICE], roster, scrutiny.Policy(collusion=0.15))
 
 
 def test_more_devices_than_the_encoding_is_for_are_refused() -> None:
@@ -488,7 +495,7 @@ def test_a_list_of_survivors_that_is_wrong_reveals_nothing(
 
 def test_the_devices_own_floor_holds_for_survivors() -> None:
     gathering = masked()
-    policy = device.Policy(min_devices=7)
+    policy = scrutiny.Policy(min_devices=7)
     with pytest.raises(WrongSurvivors, match="6 devices survived, 7 must"):
         device.reveal(gathering.states[DEVICE], survivors(*range(6)), policy)
 

@@ -16,6 +16,7 @@ from coordinator.protocol.secagg import (
     fixed_point,
     graph,
     keys,
+    scrutiny,
     stages,
     unmasking,
 )
@@ -106,7 +107,7 @@ def test_a_device_masks_and_reveals_as_written(index: int) -> None:
         np.array(written["vector"], np.uint32),
     )
     assert text(body) == written["masked"]
-    _, revealed = device.reveal(state, SURVIVORS, device.Policy())
+    _, revealed = device.reveal(state, SURVIVORS, scrutiny.Policy())
     assert json.loads(revealed.model_dump_json()) == written["reveal"]
 
 
