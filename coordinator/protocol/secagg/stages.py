@@ -98,7 +98,7 @@ def insist_survivors(
             AbortReason.TOO_FEW_SURVIVED,
             f"{len(survivors)} masked vectors came in, {manifest.minimum} must",
         )
-    if short := waiting_for(cohort, sharers, survivors, survivors):
+    if short := waiting_for(cohort, sharers, survivors):
         raise CohortAborted(
             AbortReason.TOO_FEW_SURVIVED,
             f"of {len(short)} devices fewer than {manifest.threshold} neighbours "
@@ -107,23 +107,17 @@ def insist_survivors(
 
 
 def waiting_for(
-    cohort: Cohort,
-    sharers: Collection[int],
-    survivors: Collection[int],
-    revealed: Collection[int],
+    cohort: Cohort, sharers: Collection[int], revealed: Collection[int]
 ) -> Indices:
     """Return the devices whose secret those that revealed cannot rebuild yet.
 
     Once there are none, the sum can be unmasked and nobody need be waited for.
     """
-    alive, given = {*survivors}, {*revealed}
+    given = {*revealed}
     return frozenset(
         index
         for index in sharers
-        # Of a device that vanished and has no neighbour in the sum, no mask is in it.
-        if (index in alive or alive.intersection(cohort.neighbours[index]))
-        and len(given.intersection(cohort.neighbours[index]))
-        < cohort.manifest.threshold
+        if len(given.intersection(cohort.neighbours[index])) < cohort.manifest.threshold
     )
 
 

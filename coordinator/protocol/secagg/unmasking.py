@@ -106,16 +106,13 @@ def _masks_in(
         secret = _rebuild(cohort, shares, index, "own_mask")
         found.append((keys.own_mask_key(secret, digest), -1))
     for index in sorted({*sharers} - alive):
-        partners = alive.intersection(cohort.neighbours[index])
-        if not partners:
-            continue
         private = keys.load(_rebuild(cohort, shares, index, "masking_key"))
         if keys.public_of(private) != cohort.members[index].announcement.masking_key:
             raise CohortAborted(
                 AbortReason.WRONG_SHARES,
                 f"shares of index {index} rebuild another key than it announced",
             )
-        for peer in sorted(partners):
+        for peer in alive.intersection(cohort.neighbours[index]):
             public = cohort.members[peer].announcement.masking_key
             key = keys.pair_mask_key(private, public, digest, index, peer)
             # The survivor added it where its index is the lower one.

@@ -398,24 +398,11 @@ def test_a_share_sent_back_to_its_sender_opens_nothing() -> None:
         )
 
 
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [("threshold", 6), ("minimum", 6), ("cohort", "0" * 32), ("bits", 21)],
-)
-def test_devices_that_were_told_of_different_cohorts_open_no_shares(
-    field: str, value: object
-) -> None:
-    """Also where each of the two manifests is fine by itself."""
-    gathering = gathered()
-    changes = {field: value}
-    if field == "bits":
-        changes = {"encoding": secagg.encoding(bits=value)}
-    other = with_manifest(gathering.roster(DEVICE), **changes)
-    gathering.states[DEVICE], _ = device.deal(
-        gathering.states[DEVICE], other, secagg.POLICY
+def insist_nobody_opens_shares(gathering: secagg.Gathering, told: Roster) -> None:
+    """One device was told otherwise than all others."""
+    gathering.states[DEVICE], dealing = device.deal(
+        gathering.states[DEVICE], told, secagg.POLICY
     )
-    dealing = gathering.states[DEVICE].dealing
-    assert dealing is not None
     gathering.dealings[DEVICE] = dealing
     gathering.deal(gathering.everybody - {DEVICE})
     for index in gathering.everybody:
@@ -425,6 +412,47 @@ def test_devices_that_were_told_of_different_cohorts_open_no_shares(
                 inbox_of(gathering, index),
                 gathering.vectors[index],
             )
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"threshold": 6},
+        {"minimum": 6},
+        {"cohort": "0" * 32},
+        {"encoding": secagg.encoding(bits=21)},
+        {"encoding": secagg.encoding(clip_norm=2.5)},
+        {"encoding": secagg.encoding(max_devices=199)},
+        {"encoding": secagg.encoding(weighting="uniform")},
+        {"encoding": secagg.encoding(max_examples=99)},
+        {"encoding": secagg.encoding(noise_stddev=1.0)},
+    ],
+    ids=str,
+)
+def test_devices_that_were_told_of_different_cohorts_open_no_shares(
+    changes: dict[str, object],
+) -> None:
+    """Also where each of the two manifests is fine by itself."""
+    gathering = gathered()
+    insist_nobody_opens_shares(
+        gathering, with_manifest(gathering.roster(DEVICE), **changes)
+    )
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("model_sha256", "ac" * 32), ("plan_sha256", "ce" * 32)]
+)
+def test_devices_that_trained_from_different_models_open_no_shares(
+    field: str, value: str
+) -> None:
+    """Each is told of the model that it had, as a coordinator that singles one out."""
+    gathering = gathered()
+    session = secagg.SESSION.model_copy(update={field: value})
+    state = gathering.states[DEVICE].model_copy(update={"session": session})
+    gathering.states[DEVICE] = state
+    insist_nobody_opens_shares(
+        gathering, with_manifest(gathering.roster(DEVICE), session=session)
+    )
 
 
 # The vector
