@@ -15,6 +15,7 @@ from typing import Final
 from coordinator import logs
 from coordinator.clock import Clock
 from coordinator.domain import gate
+from coordinator.domain.privacy import BudgetSpent
 from coordinator.store.blobs import STALE_AFTER, BlobLost, BlobStore
 from coordinator.store.engine import StaleWrite, Store
 from coordinator.store.files import StorageUnavailable
@@ -164,6 +165,10 @@ class Worker:
         except (ArithmeticError, gate.Rejected, BlobLost) as error:
             log.warning("round %d: %s", round_.id, error)
             rounds.give_up(self._store, claim, str(error), now=self._clock.now())
+            return
+        except BudgetSpent as error:
+            log.warning("task %s stops: %s", round_.task, error)
+            rounds.stop_spent(self._store, claim, str(error), now=self._clock.now())
             return
         except StorageUnavailable as error:
             log.error("round %d waits: %s", round_.id, error)  # noqa: TRY400 - no bug

@@ -84,6 +84,11 @@ def rollback(task_id: str) -> str:
     return f"{TASKS}/{task_id}/rollback"
 
 
+def privacy(task_id: str) -> str:
+    """Where it lies what a task can give away of a device."""
+    return f"{TASKS}/{task_id}/privacy"
+
+
 def metrics(task_id: str) -> str:
     """Where the metrics of a task's versions lie."""
     return f"{TASKS}/{task_id}/metrics"
