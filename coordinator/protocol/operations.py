@@ -187,7 +187,7 @@ class PrivateRelease(Record):
         description="Standard deviation of the noise, as a multiple of that."
     )
     epsilon: float = Field(description="Of this release and all before it.")
-    released_at: AwareDatetime
+    released_at: AwareDatetime = Field(description="When its version was published.")
 
 
 class PrivacyReport(Record):

@@ -12,6 +12,7 @@ from coordinator.protocol.plan_rounds import ParticipationPlan, RoundPlan
 from coordinator.protocol.plan_server import AggregationPlan, GatePlan
 
 Mechanism: TypeAlias = Literal["central_gaussian", "central_bsr"]
+_MOST_CHOSEN: Final = 100_000
 MAX_BSR_ROUNDS: Final = 2000  # a worker that starts draws the noise of all before
 
 
@@ -47,14 +48,14 @@ class PrivacyPlan(Record):
         description="The budget: a release that would pass it does not happen.",
     )
     delta: float = Field(
-        gt=0,
+        ge=1e-15,
         lt=1,
         allow_inf_nan=False,
         description="Chance with which epsilon may not hold; below 1 / `population`.",
     )
     noise_multiplier: float = Field(
         1.0,
-        gt=0,
+        ge=0.01,
         le=1000,
         allow_inf_nan=False,
         description="Standard deviation of the noise in the sum, as a multiple of what "
@@ -85,7 +86,7 @@ class PrivacyPlan(Record):
     )
     count_noise: float = Field(
         0.05,
-        gt=0,
+        ge=1e-3,
         le=10,
         allow_inf_nan=False,
         description="Standard deviation of the noise in those counts, as a share of "
@@ -99,7 +100,7 @@ class PrivacyPlan(Record):
     )
     sampling_rate: float | None = Field(
         None,
-        gt=0,
+        ge=1e-5,
         lt=1,
         allow_inf_nan=False,
         description="`poisson`: chance of a device to be chosen for a round.",
@@ -107,7 +108,7 @@ class PrivacyPlan(Record):
     cap: int | None = Field(
         None,
         ge=1,
-        le=100_000,
+        le=_MOST_CHOSEN,
         description="`poisson`: most devices chosen for a round; more are cut at "
         "random. Absent: half as many again as are expected.",
     )
@@ -127,7 +128,8 @@ class PrivacyPlan(Record):
     @property
     def most_chosen(self) -> int:
         """Most devices that coins may choose for a round."""
-        return self.cap or math.ceil(round(1.5 * self.expected, 9))
+        usual = math.ceil(round(1.5 * self.expected, 9))
+        return self.cap or min(usual, self.population, _MOST_CHOSEN)
 
     def count_stddev(self, goal: int) -> float:
         """Return the noise's standard deviation in a count of short updates."""
