@@ -75,6 +75,9 @@ INTERNAL = _problem(
 BODY_TOO_LARGE = _problem(
     "body-too-large", _S.REQUEST_ENTITY_TOO_LARGE, "The body is longer than any may be"
 )
+MALFORMED_HTTP = _problem(
+    "malformed-http", _S.BAD_REQUEST, "What came is no valid HTTP request"
+)
 HEAD_TOO_LONG = _problem(
     "head-too-long",
     _S.REQUEST_HEADER_FIELDS_TOO_LARGE,
@@ -99,7 +102,13 @@ COORDINATOR_FULL = _problem(
     retry=True,
 )
 #: What any request may be answered with before its call is looked at.
-LIMITS: Final = (HEAD_TOO_LONG, TOO_SLOW, TOO_MANY_REQUESTS, COORDINATOR_FULL)
+LIMITS: Final = (
+    MALFORMED_HTTP,
+    HEAD_TOO_LONG,
+    TOO_SLOW,
+    TOO_MANY_REQUESTS,
+    COORDINATOR_FULL,
+)
 UNAVAILABLE = _problem(
     "unavailable", _S.SERVICE_UNAVAILABLE, "The coordinator is busy", retry=True
 )

@@ -150,6 +150,7 @@ def test_every_problem_type_can_be_sent() -> None:
         problems.BODY_TOO_LARGE,
         problems.INTERNAL,
         problems.UNAVAILABLE,
+        problems.MALFORMED_HTTP,
         problems.HEAD_TOO_LONG,
         problems.TOO_SLOW,
         problems.NOT_READY,
