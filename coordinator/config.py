@@ -91,6 +91,12 @@ class Settings(pydantic_settings.BaseSettings):
         description="Seconds that requests under way, and the fold of a round, have to "
         "end well after SIGTERM. Let the supervisor wait longer than that.",
     )
+    partial_bytes: int = Field(
+        1 << 30,
+        ge=0,
+        description="Most bytes that are kept of uploads that broke off, all together, "
+        "until their devices go on or their leases end. `0` keeps none.",
+    )
     enrolment: Literal["open", "token"] = Field(
         "open",
         description="Who may enrol: `open`, anyone who reaches the coordinator; "

@@ -15,6 +15,7 @@ from coordinator.api import (
     registry,
     tasks,
     tokens,
+    uploads,
 )
 from coordinator.api.limits import ShortBodies
 from coordinator.api.metrics import Observed
@@ -69,6 +70,15 @@ def create(services: Services, *, version: str) -> fastapi.FastAPI:
     app.add_middleware(ShortBodies)
     app.add_middleware(Observed, metrics=services.metrics)
     problems.install(app, away=services.store.errors)
-    for module in (devices, assignments, models, registry, tasks, tokens, health):
+    for module in (
+        devices,
+        assignments,
+        uploads,
+        models,
+        registry,
+        tasks,
+        tokens,
+        health,
+    ):
         app.include_router(module.router)
     return app

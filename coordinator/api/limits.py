@@ -39,4 +39,4 @@ class ShortBodies:
 
 def _is_upload(scope: Scope) -> bool:
     path: str = scope["path"]
-    return path.startswith("/v1/assignments/") and path.endswith("/update")
+    return path.startswith("/v1/assignments/") and "/update" in path

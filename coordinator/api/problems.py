@@ -20,6 +20,7 @@ from coordinator.protocol import (
     problems,
     signatures,
     tensors,
+    uploads,
 )
 from coordinator.protocol.problems import ProblemType
 from coordinator.store.blobs import BlobLost
@@ -41,6 +42,14 @@ class RangeNotSatisfiable(Exception):
 
 class DigestNeeded(Exception):
     """The body came without a usable Content-Digest."""
+
+
+class PartFieldsNeeded(Exception):
+    """A part came without a usable Upload-Offset or Upload-Complete."""
+
+
+class NotAPart(Exception):
+    """What is to be added to an upload is not labelled as a part."""
 
 
 class IdempotencyKeyNeeded(Exception):
@@ -81,6 +90,12 @@ PROBLEMS: Final[Mapping[type[Exception], ProblemType]] = {
     errors.AssignmentEnded: problems.ASSIGNMENT_ENDED,
     errors.AlreadyReported: problems.ALREADY_REPORTED,
     errors.DigestMismatch: problems.DIGEST_MISMATCH,
+    errors.UploadUnknown: problems.UPLOAD_UNKNOWN,
+    errors.MismatchingOffset: problems.MISMATCHING_OFFSET,
+    errors.CompletedUpload: problems.COMPLETED_UPLOAD,
+    errors.InconsistentLength: problems.INCONSISTENT_LENGTH,
+    errors.TooManyParts: problems.TOO_MANY_PARTS,
+    errors.TooManyUploads: problems.TOO_MANY_UPLOADS,
     errors.InvalidEvaluation: problems.INVALID_EVALUATION,
     errors.TaskUnknown: problems.TASK_UNKNOWN,
     errors.TaskExists: problems.TASK_EXISTS,
@@ -101,6 +116,8 @@ PROBLEMS: Final[Mapping[type[Exception], ProblemType]] = {
     BodyTooLarge: problems.UPDATE_TOO_LARGE,
     RangeNotSatisfiable: problems.RANGE_NOT_SATISFIABLE,
     DigestNeeded: problems.DIGEST_NEEDED,
+    PartFieldsNeeded: problems.PART_FIELDS_NEEDED,
+    NotAPart: problems.NOT_A_PART,
     IdempotencyKeyNeeded: problems.IDEMPOTENCY_KEY_NEEDED,
 }
 
@@ -213,7 +230,15 @@ async def _refuse(request: fastapi.Request, error: Exception) -> JSONResponse:
     kind = PROBLEMS[type(error)]
     if type(error) in AUDITED:
         await _note(request, error, kind)
-    return respond(kind, str(error))
+    members = {}
+    if isinstance(error, errors.MismatchingOffset):
+        members = {"expected-offset": error.expected, "provided-offset": error.provided}
+    response = respond(kind, str(error), **members)
+    if isinstance(error, errors.MismatchingOffset):
+        response.headers[uploads.OFFSET] = str(error.expected)
+    if not kind.retry:
+        response.headers.update(getattr(request.state, "upload", {}))
+    return response
 
 
 async def _note(request: fastapi.Request, error: Exception, kind: ProblemType) -> None:

@@ -40,6 +40,8 @@ class Services:
     devices_sign: bool = False
     clock_skew: dt.timedelta = dt.timedelta(seconds=300)  #: that signatures may have
 
+    partial_bytes: int = 1 << 30  #: that may be kept of partial uploads, all together
+
     def jittered_wait_s(self) -> float:
         """Draw how long a device without work should wait, in seconds."""
         draw = secrets.randbelow(1 << 20) / (1 << 20)

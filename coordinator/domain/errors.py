@@ -192,6 +192,41 @@ class DigestMismatch(DomainError):
         super().__init__(f"Content-Digest says {expected}, the body has {actual}")
 
 
+class UploadUnknown(DomainError):
+    """Nothing has come in of this update, or it has ended."""
+
+    def __init__(self, assignment_id: str) -> None:
+        super().__init__(f"assignment {assignment_id} has no such upload")
+
+
+class MismatchingOffset(DomainError):
+    """A part begins elsewhere than at the end of what has come in."""
+
+    def __init__(self, *, expected: int, provided: int) -> None:
+        super().__init__(f"the offset is {expected}, the part begins at {provided}")
+        self.expected = expected
+        self.provided = provided
+
+
+class InconsistentLength(DomainError):
+    """What requests say of an upload's length does not fit together."""
+
+
+class CompletedUpload(DomainError):
+    """Everything has come in already."""
+
+    def __init__(self, assignment_id: str) -> None:
+        super().__init__(f"the upload of assignment {assignment_id} is complete")
+
+
+class TooManyParts(DomainError):
+    """An upload has come in in as many parts as may be."""
+
+
+class TooManyUploads(DomainError):
+    """As many bytes of partial uploads are kept as may be."""
+
+
 class InvalidEvaluation(DomainError):
     """The sums of an evaluation contradict each other."""
 
