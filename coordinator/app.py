@@ -16,6 +16,7 @@ import importlib.util
 import logging
 import os
 import pathlib
+import resource
 import secrets
 import shutil
 import signal
@@ -30,12 +31,16 @@ import uvicorn
 
 from coordinator import logs
 from coordinator.api import application
+from coordinator.api.audit import RefusalCounts
+from coordinator.api.connections import Connections, protocol
+from coordinator.api.limits import Load
 from coordinator.api.metrics import Metrics
 from coordinator.api.services import Services
 from coordinator.api.watcher import Watcher
 from coordinator.clock import SystemClock
 from coordinator.config import DATABASE_FILE, Settings
 from coordinator.domain import attestation
+from coordinator.domain.challenges import Challenges
 from coordinator.domain.devices import Role
 from coordinator.protocol import allocator
 from coordinator.store import files, schema
@@ -50,6 +55,8 @@ log = logging.getLogger(__name__)
 
 BLOBS: Final = "blobs"
 OPERATOR_TOKEN_FILE: Final = "operator.token"  # noqa: S105 - a file name
+CHALLENGE_KEY_FILE: Final = "challenge.key"
+_OTHER_FILES: Final = 200  # open beside connections: the database's, above all
 _PARENT_VARIABLE: Final = "SHOAL_PARENT_PID"
 _RESPAWN_AFTER_S: Final = 1.0
 
@@ -150,8 +157,12 @@ def back_up(settings: Settings, target: pathlib.Path) -> backup.Copied:
 
 
 def operator_token(settings: Settings) -> str:
-    """Return the operator's token, made at first start, readable by its owner alone."""
-    path = settings.data_dir / OPERATOR_TOKEN_FILE
+    """Return the operator's token."""
+    return _kept_secret(settings.data_dir / OPERATOR_TOKEN_FILE)
+
+
+def _kept_secret(path: pathlib.Path) -> str:
+    """Return a secret, drawn at first start, readable by its owner alone."""
     with contextlib.suppress(FileNotFoundError):
         if token := path.read_text(encoding="ascii").strip():
             return token
@@ -169,17 +180,23 @@ def operator_token(settings: Settings) -> str:
 
 def create_api(settings: Settings, store: Store, blobs: BlobStore) -> fastapi.FastAPI:
     """Return the ASGI application."""
+    attestor = _attestor(settings)
     services = Services(
         store=store,
         blobs=blobs,
         clock=SystemClock(),
         watcher=Watcher(store, interval_s=settings.watch_interval_s),
         metrics=Metrics(Observer(store)),
+        refusals=RefusalCounts(store),
+        load=Load(
+            settings.limits(most_connections=_most_connections(settings.connections))
+        ),
         wait_s=settings.wait_s,
         admission=Admission(
             needs_token=settings.enrolment == "token",
             needs_key=settings.device_auth == "signature",
-            attestor=_attestor(settings),
+            attestor=attestor,
+            challenges=None if attestor is None else _challenges(settings),
         ),
         devices_sign=settings.device_auth == "signature",
         clock_skew=dt.timedelta(seconds=settings.clock_skew_s),
@@ -194,16 +211,22 @@ def serve(settings: Settings, *, with_worker: bool) -> None:
     store, blobs = prepare(settings)
     app = create_api(settings, store, blobs)
     app.state.services.metrics.start()
+    open_connections = Connections(
+        app.state.services.load.limits,
+        on_refusal=app.state.services.metrics.count_refusal,
+    )
     listener = socket.create_server(
         (settings.host, settings.port), backlog=2048, reuse_port=False
     )
     config = uvicorn.Config(
         app,
         loop="uvloop",
-        http="httptools",
+        http=protocol(open_connections),
+        ws="none",
         log_config=None,
         access_log=False,
-        proxy_headers=False,  # who calls is told by tokens, not by addresses
+        proxy_headers=settings.trusted_proxies is not None,
+        forwarded_allow_ips=settings.trusted_proxies,
         timeout_graceful_shutdown=settings.stop_s,
         timeout_keep_alive=75,
     )
@@ -343,6 +366,16 @@ def _stop_with_parent(parent: int, stop: threading.Event) -> None:
             stop.set()
 
 
+def _most_connections(wanted: int) -> int:
+    """Return how many may be open at once, beside a file for the update of each."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    files = 2 * wanted + _OTHER_FILES
+    if soft < files:
+        soft = files if hard == resource.RLIM_INFINITY else min(files, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return max(1, (soft - _OTHER_FILES) // 2)
+
+
 def _attestor(settings: Settings) -> Attestor | None:
     if settings.attestation == "none" or settings.attestation_roots is None:
         return None
@@ -353,6 +386,11 @@ def _attestor(settings: Settings) -> Attestor | None:
         )
     except ValueError as error:
         raise CannotStart(f"{settings.attestation_roots}: {error}") from error
+
+
+def _challenges(settings: Settings) -> Challenges:
+    secret = _kept_secret(settings.data_dir / CHALLENGE_KEY_FILE)
+    return Challenges(secret.encode("ascii"))
 
 
 def _model_folders(settings: Settings) -> list[pathlib.Path]:

@@ -14,6 +14,8 @@ import pydantic_settings
 from pydantic import Field
 from pydantic_settings import PydanticBaseSettingsSource
 
+from coordinator.domain.limits import Limits
+
 CONFIG_VARIABLE = "SHOAL_CONFIG"
 DATABASE_FILE = "coordinator.db"
 _SQLITE = "sqlite:///"
@@ -97,6 +99,79 @@ class Settings(pydantic_settings.BaseSettings):
         description="Most bytes that are kept of uploads that broke off, all together, "
         "until their devices go on or their leases end. `0` keeps none.",
     )
+    trusted_proxies: str | None = Field(
+        None,
+        description="Addresses and networks of the proxies in front, by commas: their "
+        "`X-Forwarded-For` says where a request comes from. Without it every request "
+        "through a proxy counts as the proxy's.",
+    )
+    address_requests_per_s: float = Field(
+        500.0,
+        gt=0,
+        le=1e6,
+        description="Requests a second from one address (IPv6: one /64), ten seconds' "
+        "worth at once. Beyond it `too-many-requests`. Of one API process, as all "
+        "limits.",
+    )
+    device_requests_per_s: float = Field(
+        50.0,
+        gt=0,
+        le=1e6,
+        description="Requests a second of one device, ten seconds' worth at once.",
+    )
+    device_requests: int = Field(
+        8,
+        ge=1,
+        le=1_000_000,
+        description="Requests of one device at once, check-ins that wait too.",
+    )
+    calls_waiting: int = Field(
+        2_000,
+        ge=1,
+        le=1_000_000,
+        description="Calls that run or wait for a thread. While there are more, who "
+        "comes is answered `coordinator-full`; check-ins that wait for work are none.",
+    )
+    uploads: int = Field(
+        1_000,
+        ge=1,
+        le=1_000_000,
+        description="Updates that come in at once. When there are more, one that is "
+        "too slow yields to the new one, or that is answered `coordinator-full`.",
+    )
+    connections: int = Field(
+        10_000,
+        ge=1,
+        le=1_000_000,
+        description="Open connections, check-ins that wait too. Less if the process "
+        "may have fewer than twice as many files open.",
+    )
+    address_connections: int = Field(
+        5_000,
+        ge=1,
+        le=1_000_000,
+        description="Of these, from one address; not counted with `trusted_proxies`.",
+    )
+    head_s: float = Field(
+        10.0,
+        gt=0,
+        le=3600,
+        description="Seconds that the head of a request may take. Then `too-slow`, and "
+        "the connection is closed.",
+    )
+    body_idle_s: float = Field(
+        15.0,
+        gt=0,
+        le=3600,
+        description="Seconds that a body may pause.",
+    )
+    body_bytes_per_s: float = Field(
+        4096.0,
+        gt=0,
+        le=1e9,
+        description="Bytes a second that a body must bring on average, after its first "
+        "`body_idle_s`.",
+    )
     enrolment: Literal["open", "token"] = Field(
         "open",
         description="Who may enrol: `open`, anyone who reaches the coordinator; "
@@ -146,6 +221,14 @@ class Settings(pydantic_settings.BaseSettings):
             raise ValueError(f"must begin with one of {_DATABASES}, got {kind!r}")
         return value
 
+    @pydantic.field_validator("trusted_proxies")
+    @classmethod
+    def _is_of_networks(cls, value: str | None) -> str | None:
+        if value is not None:
+            for part in value.split(","):
+                ipaddress.ip_network(part.strip())
+        return value
+
     @pydantic.model_validator(mode="after")
     def _is_open_on_purpose(self) -> Self:
         if not _is_loopback(self.host) and "enrolment" not in self.model_fields_set:
@@ -178,6 +261,22 @@ class Settings(pydantic_settings.BaseSettings):
         if not self.url.startswith(_SQLITE):
             return None
         return pathlib.Path(self.url.removeprefix(_SQLITE))
+
+    def limits(self, *, most_connections: int) -> Limits:
+        """Return the limits, where the system allows so many connections."""
+        behind_proxy = self.trusted_proxies is not None
+        return Limits(
+            address_requests_per_s=self.address_requests_per_s,
+            device_requests_per_s=self.device_requests_per_s,
+            device_requests=self.device_requests,
+            calls_waiting=self.calls_waiting,
+            uploads=self.uploads,
+            connections=min(self.connections, most_connections),
+            address_connections=None if behind_proxy else self.address_connections,
+            head_s=self.head_s,
+            body_idle_s=self.body_idle_s,
+            body_bytes_per_s=self.body_bytes_per_s,
+        )
 
     @classmethod
     def settings_customise_sources(

@@ -17,7 +17,7 @@ from coordinator.api import (
     tokens,
     uploads,
 )
-from coordinator.api.limits import ShortBodies
+from coordinator.api.limits import Limited
 from coordinator.api.metrics import Observed
 from coordinator.api.services import Services
 
@@ -49,11 +49,16 @@ def create(services: Services, *, version: str) -> fastapi.FastAPI:
     @contextlib.asynccontextmanager
     async def lifespan(_: fastapi.FastAPI) -> AsyncIterator[None]:
         watching = asyncio.create_task(services.watcher.run())
+        counting = asyncio.create_task(services.refusals.run())
         try:
             yield
         finally:
             services.watcher.stop_soon()
             await watching
+            counting.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await counting
+            await services.refusals.write()
             services.checkers.shutdown(wait=False)
 
     app = fastapi.FastAPI(
@@ -67,7 +72,7 @@ def create(services: Services, *, version: str) -> fastapi.FastAPI:
         redoc_url=None,
     )
     app.state.services = services
-    app.add_middleware(ShortBodies)
+    app.add_middleware(Limited, load=services.load)
     app.add_middleware(Observed, metrics=services.metrics)
     problems.install(app, away=services.store.errors)
     for module in (

@@ -102,6 +102,7 @@ async def _authenticate(
         )
     request.state.caller = device_id
     logs.note(device=device_id)
+    given.load.admit_device(request, device_id)
     return device_id
 
 

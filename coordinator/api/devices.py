@@ -90,13 +90,13 @@ def _certificates(chain: Sequence[str]) -> tuple[bytes, ...]:
     paths.ENROLMENT_CHALLENGES,
     status_code=201,
     response_model=messages.Challenge,
-    responses=refusals(problems.TOO_MANY_CHALLENGES),
+    responses=refusals(problems.ATTESTATION_NOT_ASKED),
     summary="Ask for an attestation challenge",
 )
 async def open_challenge(given: Given) -> messages.Challenge:
     """Get what the attestation of a new key has to answer; good for one enrolment."""
-    challenge, expires_at = await given.call(
-        lambda: devices.open_challenge(given.store, now=given.clock.now())
+    challenge, expires_at = devices.open_challenge(
+        given.admission, now=given.clock.now()
     )
     return messages.Challenge(
         challenge=base64.b64encode(challenge).decode(), expires_at=expires_at

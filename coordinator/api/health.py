@@ -1,6 +1,7 @@
 """Whether the process lives, whether all that a round needs is there, and metrics."""
 
 import asyncio
+import datetime as dt
 from collections.abc import Callable
 from typing import Final
 
@@ -17,9 +18,15 @@ from coordinator.usecases import workers
 router = fastapi.APIRouter(tags=["health"])
 _OK: Final = "ok"
 _PATIENCE_S: Final = 3.0
+_HOLDS_FOR: Final = dt.timedelta(seconds=1)
 
 
-@router.get(paths.HEALTH, response_model=operations.Health, summary="Is it alive?")
+@router.get(
+    paths.HEALTH,
+    response_model=operations.Health,
+    responses=refusals(),
+    summary="Is it alive?",
+)
 async def get_health() -> operations.Health:
     """Answer as long as the process can. Restart it when this does not answer."""
     return operations.Health()
@@ -34,16 +41,20 @@ async def get_health() -> operations.Health:
 async def get_readiness(given: Given) -> operations.Readiness | Response:
     """Check the database, the blob store and the workers.
 
-    Each check has three seconds. A refusal names in `checks` what is missing. Without a
-    worker devices are still served, and rounds wait for one.
+    Each check has three seconds, and its answer holds for one. A refusal names in
+    `checks` what is missing. Without a worker devices are still served, and rounds wait
+    for one.
     """
-    (database, worker), blobs = await asyncio.gather(
-        _answer(given, lambda: _look_at_database(given)),
-        _answer(given, lambda: (_look_at_blobs(given), "")),
-    )
-    checks = {"database": database, "blobs": blobs[0], "worker": worker}
+    last = given.readiness
+    # Whoever asks while somebody looks is told what is seen: a look writes to the disk.
+    async with last.looking:
+        now = given.clock.now()
+        if last.at is None or not dt.timedelta() <= now - last.at < _HOLDS_FOR:
+            last.checks = await _look(given)
+            last.at = now
+        checks = last.checks
     if all(value == _OK for value in checks.values()):
-        return operations.Readiness(checks=checks)
+        return operations.Readiness(checks=dict(checks))
     return refuse_unready(checks)
 
 
@@ -56,7 +67,7 @@ async def get_readiness(given: Given) -> operations.Readiness | Response:
             "description": "Prometheus' text format.",
             "content": {"text/plain": {"schema": {"type": "string"}}},
         },
-        **refusals(problems.UNAUTHENTICATED, problems.FORBIDDEN, *problems.FILES),
+        **refusals(problems.UNAUTHENTICATED, problems.FORBIDDEN),
     },
     summary="Get metrics",
     dependencies=[callers.READ],
@@ -66,10 +77,22 @@ async def get_metrics(given: Given) -> Response:
 
     def call() -> bytes:
         return given.metrics.render(
-            given.clock, given.blobs, waiting=given.watcher.waiting
+            given.clock,
+            given.blobs,
+            waiting=given.watcher.waiting,
+            calls=given.load.calls,
+            uploads=given.load.places.taken,
         )
 
     return Response(await given.call(call), media_type=MEDIA_TYPE)
+
+
+async def _look(given: Services) -> dict[str, str]:
+    (database, worker), blobs = await asyncio.gather(
+        _answer(given, lambda: _look_at_database(given)),
+        _answer(given, lambda: (_look_at_blobs(given), "")),
+    )
+    return {"database": database, "blobs": blobs[0], "worker": worker}
 
 
 async def _answer(

@@ -19,6 +19,7 @@ from coordinator.clock import Clock
 from coordinator.domain.events import Happening
 from coordinator.protocol import problems
 from coordinator.store.blobs import BlobStore
+from coordinator.store.files import StorageUnavailable
 from coordinator.usecases.observation import News, Observer
 
 log = logging.getLogger(__name__)
@@ -57,6 +58,12 @@ class Metrics:
         self._waiting = self._gauge(
             "requests_waiting", "Check-ins and event streams that wait for news."
         )
+        self._calls = self._gauge(
+            "calls_waiting", "Calls that run in a thread or wait for one."
+        )
+        self._receiving = self._gauge(
+            "uploads_receiving", "Bodies of updates that are coming in."
+        )
         self._events = self._counter(
             "events", "Events in the history, since this process started.", ["type"]
         )
@@ -80,7 +87,9 @@ class Metrics:
         self._silent = self._gauge(
             "worker_silent_seconds", "Since any worker was seen; NaN: none ever was."
         )
-        self._free = self._gauge("blob_free_bytes", "Free on the disk of the blobs.")
+        self._free = self._gauge(
+            "blob_free_bytes", "Free on the disk of the blobs; NaN: it cannot be told."
+        )
         # What has not happened yet is 0 and not unknown.
         for happening in Happening:
             self._events.labels(happening)
@@ -111,12 +120,16 @@ class Metrics:
         with self._lock:
             self._observer.start()
 
-    def render(self, clock: Clock, blobs: BlobStore, *, waiting: int) -> bytes:
+    def render(
+        self, clock: Clock, blobs: BlobStore, *, waiting: int, calls: int, uploads: int
+    ) -> bytes:
         """Return everything in Prometheus' text format, the database's part fresh."""
         with self._lock:
             self._show(self._observer.look(now=clock.now()))
             self._waiting.set(waiting)
-            self._free.set(blobs.free_bytes())
+            self._calls.set(calls)
+            self._receiving.set(uploads)
+            self._free.set(_free_bytes(blobs))
             return prometheus_client.generate_latest(self._registry)
 
     def _show(self, news: News) -> None:
@@ -149,6 +162,14 @@ class Metrics:
         return Histogram(
             f"shoal_{name}", said, labels, buckets=buckets, registry=self._registry
         )
+
+
+def _free_bytes(blobs: BlobStore) -> float:
+    try:
+        return blobs.free_bytes()
+    except StorageUnavailable as error:
+        log.warning("the free space is unknown: %s", error)
+        return float("nan")
 
 
 class Observed:

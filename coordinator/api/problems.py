@@ -1,17 +1,18 @@
 """Refusals as RFC 9457 problem documents: one map, here."""
 
 import logging
+import math
+import secrets
 from collections.abc import Mapping
 from typing import Any, Final
 
 import fastapi
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from coordinator import logs
-from coordinator.domain import errors
+from coordinator.domain import errors, selection
 from coordinator.protocol import (
     codings,
     deltas,
@@ -25,15 +26,24 @@ from coordinator.protocol import (
 from coordinator.protocol.problems import ProblemType
 from coordinator.store.blobs import BlobLost
 from coordinator.store.files import StorageUnavailable
-from coordinator.usecases import access
 
 log = logging.getLogger(__name__)
 
+#: Mean seconds, jittered by half to either side.
 RETRY_AFTER_S: Final = 2.0
+_FULL_RETRY_AFTER_S: Final = 10.0
 
 
 class BodyTooLarge(Exception):
     """The body exceeds what this path takes."""
+
+
+class TooManyRequests(Exception):
+    """The address or the device makes more requests than it may."""
+
+
+class CoordinatorFull(Exception):
+    """The process has as much to do as it takes on."""
 
 
 class RangeNotSatisfiable(Exception):
@@ -68,7 +78,7 @@ PROBLEMS: Final[Mapping[type[Exception], ProblemType]] = {
     errors.AttestationNeeded: problems.ATTESTATION_NEEDED,
     errors.AttestationRefused: problems.ATTESTATION_REFUSED,
     errors.ChallengeUnknown: problems.CHALLENGE_UNKNOWN,
-    errors.TooManyChallenges: problems.TOO_MANY_CHALLENGES,
+    errors.AttestationNotAsked: problems.ATTESTATION_NOT_ASKED,
     errors.BodyNotSigned: problems.BODY_NOT_SIGNED,
     errors.SignatureReplayed: problems.SIGNATURE_REPLAYED,
     errors.TooManySignatures: problems.TOO_MANY_SIGNATURES,
@@ -113,6 +123,8 @@ PROBLEMS: Final[Mapping[type[Exception], ProblemType]] = {
     deltas.WrongShape: problems.WRONG_SHAPE,
     deltas.NotFinite: problems.NOT_FINITE,
     deltas.WrongIndices: problems.WRONG_INDICES,
+    TooManyRequests: problems.TOO_MANY_REQUESTS,
+    CoordinatorFull: problems.COORDINATOR_FULL,
     BodyTooLarge: problems.UPDATE_TOO_LARGE,
     RangeNotSatisfiable: problems.RANGE_NOT_SATISFIABLE,
     DigestNeeded: problems.DIGEST_NEEDED,
@@ -178,6 +190,7 @@ def refusals(*kinds: ProblemType) -> dict[int | str, dict[str, Any]]:
         problems.BODY_TOO_LARGE,
         problems.INTERNAL,
         problems.UNAVAILABLE,
+        *problems.LIMITS,
     ):
         by_status.setdefault(int(kind.status), []).append(kind)
     return {
@@ -206,10 +219,14 @@ def respond(
 ) -> JSONResponse:
     """Return the response that refuses with ``kind``."""
     logs.note(problem=kind.slug)
-    retry_after_s = RETRY_AFTER_S if kind.retry else None
+    retry_after_s = None
     headers = {}
-    if retry_after_s is not None:
-        headers["Retry-After"] = str(round(retry_after_s))
+    if kind.retry:
+        # Those that were refused together must not come back together.
+        retry_after_s = jittered_s(
+            _FULL_RETRY_AFTER_S if kind is problems.COORDINATOR_FULL else RETRY_AFTER_S
+        )
+        headers["Retry-After"] = str(math.ceil(retry_after_s))
     if kind is problems.UNAUTHENTICATED:
         headers["WWW-Authenticate"] = "Bearer"
     return JSONResponse(
@@ -220,6 +237,21 @@ def respond(
     )
 
 
+def answer(refusal: Exception) -> JSONResponse:
+    """Return the response to a refusal of ``PROBLEMS``."""
+    members = {}
+    if isinstance(refusal, errors.MismatchingOffset):
+        members["expected-offset"] = refusal.expected
+        members["provided-offset"] = refusal.provided
+    return respond(PROBLEMS[type(refusal)], str(refusal), **members)
+
+
+def jittered_s(mean_s: float) -> float:
+    """Draw how long somebody should wait, in seconds."""
+    draw = secrets.randbelow(1 << 20) / (1 << 20)
+    return round(selection.jittered(mean_s, draw), 3)
+
+
 def refuse_unready(checks: Mapping[str, str]) -> JSONResponse:
     """Return the response that names what is missing, by check."""
     missing = [f"{name}: {said}" for name, said in checks.items() if said != "ok"]
@@ -227,34 +259,21 @@ def refuse_unready(checks: Mapping[str, str]) -> JSONResponse:
 
 
 async def _refuse(request: fastapi.Request, error: Exception) -> JSONResponse:
-    kind = PROBLEMS[type(error)]
     if type(error) in AUDITED:
-        await _note(request, error, kind)
-    members = {}
-    if isinstance(error, errors.MismatchingOffset):
-        members = {"expected-offset": error.expected, "provided-offset": error.provided}
-    response = respond(kind, str(error), **members)
+        _note(request, error, PROBLEMS[type(error)])
+    response = answer(error)
     if isinstance(error, errors.MismatchingOffset):
         response.headers[uploads.OFFSET] = str(error.expected)
-    if not kind.retry:
+    if not PROBLEMS[type(error)].retry:
         response.headers.update(getattr(request.state, "upload", {}))
     return response
 
 
-async def _note(request: fastapi.Request, error: Exception, kind: ProblemType) -> None:
-    """Keep a refusal in the audit log; it stays one where that cannot be done."""
+def _note(request: fastapi.Request, error: Exception, kind: ProblemType) -> None:
+    """Count a refusal for the audit log."""
     given = request.app.state.services
     subject = getattr(error, "subject", "") or getattr(request.state, "caller", "")
-    try:
-        await run_in_threadpool(
-            access.note_refusal,
-            given.store,
-            kind.slug,
-            subject=subject,
-            now=given.clock.now(),
-        )
-    except given.store.errors:
-        log.exception("a refusal (%s) is missing in the audit log", kind.slug)
+    given.refusals.note(kind.slug, subject, now=given.clock.now())
 
 
 async def _refuse_form(_: fastapi.Request, error: Exception) -> JSONResponse:
@@ -277,6 +296,7 @@ async def _refuse_http(_: fastapi.Request, error: Exception) -> JSONResponse:
     by_status = {
         404: problems.NOT_FOUND,
         405: problems.METHOD_NOT_ALLOWED,
+        408: problems.TOO_SLOW,
         413: problems.BODY_TOO_LARGE,
     }
     kind = by_status.get(error.status_code, problems.INVALID_REQUEST)

@@ -1,24 +1,35 @@
 """What the routes work with."""
 
+import asyncio
 import dataclasses
 import datetime as dt
-import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, TypeVar
 
 import fastapi
 from starlette.concurrency import run_in_threadpool
 
+from coordinator.api.audit import RefusalCounts
+from coordinator.api.limits import Load
 from coordinator.api.metrics import Metrics
+from coordinator.api.problems import jittered_s
 from coordinator.api.watcher import Watcher
 from coordinator.clock import Clock
-from coordinator.domain import selection
 from coordinator.store.blobs import BlobStore
 from coordinator.store.engine import Store
 from coordinator.usecases.devices import ANYONE, Admission
 
 T = TypeVar("T")
+
+
+@dataclasses.dataclass(slots=True)
+class LastLook:
+    """What a look at all that a round needs has found, by check, and when."""
+
+    looking: asyncio.Lock = dataclasses.field(default_factory=asyncio.Lock)
+    checks: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    at: dt.datetime | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,11 +41,14 @@ class Services:
     clock: Clock
     watcher: Watcher
     metrics: Metrics
+    refusals: RefusalCounts
+    load: Load
     wait_s: float  #: mean seconds that a device without work is told to wait
     #: Threads of their own: readiness is told when all the others hang.
     checkers: ThreadPoolExecutor = dataclasses.field(
         default_factory=lambda: ThreadPoolExecutor(4, "checker")
     )
+    readiness: LastLook = dataclasses.field(default_factory=LastLook)
     admission: Admission = ANYONE
     #: Whether devices sign their requests; otherwise they bear their token.
     devices_sign: bool = False
@@ -44,12 +58,15 @@ class Services:
 
     def jittered_wait_s(self) -> float:
         """Draw how long a device without work should wait, in seconds."""
-        draw = secrets.randbelow(1 << 20) / (1 << 20)
-        return round(selection.jittered(self.wait_s, draw), 3)
+        return jittered_s(self.wait_s)
 
     async def call(self, body: Callable[[], T]) -> T:
         """Run a use case off the event loop."""
-        return await run_in_threadpool(body)
+        self.load.calls += 1
+        try:
+            return await run_in_threadpool(body)
+        finally:
+            self.load.calls -= 1
 
 
 async def _services(request: fastapi.Request) -> Services:

@@ -142,6 +142,7 @@ async def list_audit(
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> admission.AuditLog:
     """Read security decisions, oldest first."""
+    await given.refusals.write()
     found = await given.call(
         lambda: tokens.list_audit(given.store, after=after, limit=limit)
     )

@@ -3,7 +3,7 @@
 DomainError
 +-- Unauthenticated, Forbidden, DeviceRevoked, DeviceUnknown, TokenUnknown
 +-- EnrolmentTokenNeeded, EnrolmentTokenRefused, DeviceKeyNeeded
-+-- AttestationNeeded, AttestationRefused, ChallengeUnknown, TooManyChallenges
++-- AttestationNeeded, AttestationRefused, AttestationNotAsked, ChallengeUnknown
 +-- BodyNotSigned, SignatureReplayed, TooManySignatures
 +-- IdempotencyKeyReused
 +-- ModelUnknown, VersionUnknown, TagUnknown, ModelExists
@@ -78,8 +78,8 @@ class ChallengeUnknown(DomainError):
     """The attestation answers no challenge that is still open."""
 
 
-class TooManyChallenges(DomainError):
-    """As many challenges are open as may be."""
+class AttestationNotAsked(DomainError):
+    """This coordinator enrols devices without an attestation."""
 
 
 class BodyNotSigned(DomainError):

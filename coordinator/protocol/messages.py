@@ -87,7 +87,7 @@ class Challenge(Record):
     """What the attestation of a key has to answer."""
 
     challenge: str = Field(
-        description="Base64 of 32 bytes: hand the bytes to the phone's key store as "
+        description="Base64 of 56 bytes: hand the bytes to the phone's key store as "
         "the attestation challenge of the new key."
     )
     expires_at: AwareDatetime

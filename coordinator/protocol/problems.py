@@ -80,6 +80,31 @@ INTERNAL = _problem(
 BODY_TOO_LARGE = _problem(
     "body-too-large", _S.REQUEST_ENTITY_TOO_LARGE, "The body is longer than any may be"
 )
+HEAD_TOO_LONG = _problem(
+    "head-too-long",
+    _S.REQUEST_HEADER_FIELDS_TOO_LARGE,
+    "The head of the request is longer than any may be",
+)
+TOO_SLOW = _problem(
+    "too-slow",
+    _S.REQUEST_TIMEOUT,
+    "The request came in too slowly, or paused for too long",
+    retry=True,
+)
+TOO_MANY_REQUESTS = _problem(
+    "too-many-requests",
+    _S.TOO_MANY_REQUESTS,
+    "This device or address makes more requests than it may",
+    retry=True,
+)
+COORDINATOR_FULL = _problem(
+    "coordinator-full",
+    _S.SERVICE_UNAVAILABLE,
+    "The coordinator has as much to do as it takes on",
+    retry=True,
+)
+#: What any request may be answered with before its call is looked at.
+LIMITS: Final = (HEAD_TOO_LONG, TOO_SLOW, TOO_MANY_REQUESTS, COORDINATOR_FULL)
 UNAVAILABLE = _problem(
     "unavailable", _S.SERVICE_UNAVAILABLE, "The coordinator is busy", retry=True
 )
@@ -127,11 +152,8 @@ ATTESTATION_REFUSED = _problem(
 CHALLENGE_UNKNOWN = _problem(
     "challenge-unknown", _S.CONFLICT, "The attestation answers no open challenge"
 )
-TOO_MANY_CHALLENGES = _problem(
-    "too-many-challenges",
-    _S.SERVICE_UNAVAILABLE,
-    "As many challenges are open as may be",
-    retry=True,
+ATTESTATION_NOT_ASKED = _problem(
+    "attestation-not-asked", _S.CONFLICT, "Devices enrol here without an attestation"
 )
 # Signed requests
 SIGNATURE_NEEDED = _problem(

@@ -5,14 +5,15 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from coordinator.domain.audit import Decision, Entry
+from coordinator.domain.audit import (
+    MOST_SUBJECTS_A_MINUTE,
+    Decision,
+    Entry,
+    Refusals,
+)
 from coordinator.store.engine import Transaction
 from coordinator.store.tables import audit
 
-#: Rows of a reason a minute; beyond them subjects are not told apart any more, so that
-#: nobody who only asks can fill the disk. Each reason has its own: results that come
-#: late, as they do when a round ends, do not hide who tries keys.
-MOST_ROWS_A_MINUTE: Final = 50
 _GROW: Final = (
     audit.update()
     .where(
@@ -20,7 +21,7 @@ _GROW: Final = (
         audit.c.reason == sa.bindparam("of_reason"),
         audit.c.subject == sa.bindparam("of_subject"),
     )
-    .values(times=audit.c.times + 1, last_at=sa.bindparam("now"))
+    .values(times=audit.c.times + sa.bindparam("more"), last_at=sa.bindparam("now"))
 )
 
 
@@ -47,26 +48,26 @@ def append(
     )
 
 
-def refuse(tx: Transaction, reason: str, *, subject: str, now: dt.datetime) -> None:
-    """Add a refusal, or count it with those alike of the same minute."""
-    minute = int(now.timestamp()) // 60
-    if _grow(tx, minute, reason, subject, now):
+def refuse(tx: Transaction, refusals: Refusals) -> None:
+    """Add refusals, or count them with those alike of the same minute."""
+    if _grow(tx, refusals):
         return
     query = sa.select(sa.func.count()).where(
-        audit.c.minute == minute, audit.c.reason == reason
+        audit.c.minute == refusals.minute, audit.c.reason == refusals.reason
     )
-    full = tx.connection.execute(query).scalar_one() >= MOST_ROWS_A_MINUTE
-    if full and _grow(tx, minute, reason, "", now):
-        return
+    if tx.connection.execute(query).scalar_one() >= MOST_SUBJECTS_A_MINUTE:
+        refusals = refusals.of_nobody()
+        if _grow(tx, refusals):
+            return
     tx.connection.execute(
         audit.insert().values(
-            at=now,
+            at=refusals.first_at,
             decision=Decision.REFUSED,
-            subject="" if full else subject,
-            reason=reason,
-            minute=minute,
-            times=1,
-            last_at=now,
+            subject=refusals.subject,
+            reason=refusals.reason,
+            minute=refusals.minute,
+            times=refusals.times,
+            last_at=refusals.last_at,
         )
     )
 
@@ -91,16 +92,15 @@ def after(tx: Transaction, entry_id: int, *, limit: int) -> list[Entry]:
     ]
 
 
-def _grow(
-    tx: Transaction, minute: int, reason: str, subject: str, now: dt.datetime
-) -> bool:
+def _grow(tx: Transaction, refusals: Refusals) -> bool:
     changed = tx.connection.execute(
         _GROW,
         {
-            "of_minute": minute,
-            "of_reason": reason,
-            "of_subject": subject,
-            "now": now,
+            "of_minute": refusals.minute,
+            "of_reason": refusals.reason,
+            "of_subject": refusals.subject,
+            "more": refusals.times,
+            "now": refusals.last_at,
         },
     )
     return changed.rowcount == 1

@@ -97,29 +97,22 @@ def revoke_token(
     return _token(row), changed == 1
 
 
-def count_challenges(tx: Transaction, now: dt.datetime) -> int:
-    """Return how many challenges are open; forget those that have expired."""
-    tx.connection.execute(challenges.delete().where(challenges.c.expires_at < now))
-    query = sa.select(sa.func.count()).select_from(challenges)
-    count: int = tx.connection.execute(query).scalar_one()
-    return count
+def forget_challenges(tx: Transaction, *, expired_by: dt.datetime) -> None:
+    """Forget used challenges that had expired at ``expired_by``."""
+    tx.connection.execute(
+        challenges.delete().where(challenges.c.expires_at < expired_by)
+    )
 
 
-def insert_challenge(tx: Transaction, sha256: str, *, expires_at: dt.datetime) -> None:
-    """Open a challenge."""
+def spend_challenge(tx: Transaction, sha256: str, *, expires_at: dt.datetime) -> bool:
+    """Use a challenge up. Returns whether it was not used before."""
+    query = sa.select(challenges.c.sha256).where(challenges.c.sha256 == sha256)
+    if tx.connection.execute(query).one_or_none() is not None:
+        return False
     tx.connection.execute(
         challenges.insert().values(sha256=sha256, expires_at=expires_at)
     )
-
-
-def spend_challenge(tx: Transaction, sha256: str, *, now: dt.datetime) -> bool:
-    """Use a challenge up. Returns whether it was open."""
-    spent = tx.connection.execute(
-        challenges.delete().where(
-            challenges.c.sha256 == sha256, challenges.c.expires_at > now
-        )
-    )
-    return spent.rowcount == 1
+    return True
 
 
 def nonces_of(

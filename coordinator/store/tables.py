@@ -107,6 +107,7 @@ devices = sa.Table(
     sa.Index("uq_devices_key_id", "key_id", unique=True),
 )
 
+# Those that were answered: the open ones are told by their MAC.
 challenges = sa.Table(
     "challenges",
     metadata,

@@ -2,8 +2,10 @@
 
 import datetime as dt
 import hashlib
+from collections.abc import Sequence
 from typing import Final
 
+from coordinator.domain.audit import Refusals
 from coordinator.domain.devices import Device, Operator, Role
 from coordinator.domain.errors import (
     BodyNotSigned,
@@ -176,11 +178,15 @@ def authorize(store: Store, token: str | None, role: Role) -> Operator:
     return operator
 
 
-def note_refusal(store: Store, reason: str, *, subject: str, now: dt.datetime) -> None:
-    """Keep in the audit log that somebody was refused."""
-    store.run(
-        "note_refusal", lambda tx: audit.refuse(tx, reason, subject=subject, now=now)
-    )
+def note_refusals(store: Store, refusals: Sequence[Refusals]) -> None:
+    """Keep in the audit log who was refused."""
+
+    def body(tx: Transaction) -> None:
+        # In one order, whichever process writes: two never wait for each other.
+        for each in sorted(refusals, key=lambda r: (r.minute, r.reason, r.subject)):
+            audit.refuse(tx, each)
+
+    store.run("note_refusals", body)
 
 
 def forget_nonces(store: Store, *, now: dt.datetime) -> None:

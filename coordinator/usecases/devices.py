@@ -10,15 +10,16 @@ from typing import Any, Final, Protocol
 from coordinator.domain.assignments import State
 from coordinator.domain.attestation import Attested
 from coordinator.domain.audit import Decision
+from coordinator.domain.challenges import DRAWN_BYTES, Challenges
 from coordinator.domain.devices import Device
 from coordinator.domain.errors import (
     AttestationNeeded,
+    AttestationNotAsked,
     ChallengeUnknown,
     DeviceKeyNeeded,
     DeviceRevoked,
     EnrolmentTokenNeeded,
     EnrolmentTokenRefused,
-    TooManyChallenges,
 )
 from coordinator.domain.events import Happening
 from coordinator.protocol.device_keys import DeviceKey
@@ -29,7 +30,6 @@ from coordinator.usecases import access
 from coordinator.usecases.access import token_hash
 
 CHALLENGE_VALID: Final = dt.timedelta(minutes=10)
-MAX_CHALLENGES: Final = 10_000  #: open at a time: asking for one needs no token
 
 
 class Attestor(Protocol):
@@ -52,6 +52,12 @@ class Admission:
     needs_token: bool = False
     needs_key: bool = False
     attestor: Attestor | None = None
+    challenges: Challenges | None = None  #: that attestations answer
+
+    def __post_init__(self) -> None:
+        """Insist that who judges attestations can tell what they answer."""
+        if (self.attestor is None) != (self.challenges is None):
+            raise ValueError("an attestor and its challenges come together")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,9 +110,7 @@ def enrol(
             audit.append(tx, Decision.DEVICE_ENROLLED_AGAIN, now=now, subject=known.id)
             return known
         by = _admit(tx, applicant, now) if admission.needs_token else None
-        level = None
-        if admission.attestor is not None and key is not None:
-            level = _attest(tx, applicant, key, admission.attestor, now)
+        level = None if key is None else _attest(tx, applicant, key, admission, now)
         device = Device(
             id=secrets.token_hex(16),
             name=applicant.name,
@@ -156,37 +160,43 @@ def _attest(
     tx: Transaction,
     applicant: Applicant,
     key: DeviceKey,
-    attestor: Attestor,
+    admission: Admission,
     now: dt.datetime,
-) -> str:
-    """Judge the attestation and use its challenge up. Returns the level."""
+) -> str | None:
+    """Judge the attestation and use its challenge up.
+
+    Returns:
+        The security level, or none where no attestation is asked for.
+    """
+    if admission.attestor is None or admission.challenges is None:
+        return None
     if not applicant.attestation:
         raise AttestationNeeded("attestation must be sent")
-    attested = attestor.verify(applicant.attestation, key, now=now)
+    attested = admission.attestor.verify(applicant.attestation, key, now=now)
+    expires_at = admission.challenges.expiry(attested.challenge)
+    if expires_at is None or expires_at <= now:
+        raise ChallengeUnknown("the challenge is unknown or expired")
+    # Kept for longer than it can be used, even where the clocks of processes differ.
+    enrolment.forget_challenges(tx, expired_by=now - CHALLENGE_VALID)
     sha256 = hashlib.sha256(attested.challenge).hexdigest()
-    if not enrolment.spend_challenge(tx, sha256, now=now):
-        raise ChallengeUnknown("the challenge is unknown, used or expired")
+    if not enrolment.spend_challenge(tx, sha256, expires_at=expires_at):
+        raise ChallengeUnknown("the challenge was used before")
     return attested.level
 
 
-def open_challenge(store: Store, *, now: dt.datetime) -> tuple[bytes, dt.datetime]:
+def open_challenge(
+    admission: Admission, *, now: dt.datetime
+) -> tuple[bytes, dt.datetime]:
     """Draw what an attestation has to answer. Returns it and when it expires.
 
     Raises:
-        TooManyChallenges: As many are open as may be.
+        AttestationNotAsked: Nobody would judge the answer.
     """
-    challenge = secrets.token_bytes(32)
-    expires_at = now + CHALLENGE_VALID
-
-    def body(tx: Transaction) -> None:
-        if enrolment.count_challenges(tx, now) >= MAX_CHALLENGES:
-            raise TooManyChallenges(f"{MAX_CHALLENGES} challenges are open")
-        enrolment.insert_challenge(
-            tx, hashlib.sha256(challenge).hexdigest(), expires_at=expires_at
-        )
-
-    store.run("open_challenge", body)
-    return challenge, expires_at
+    if admission.challenges is None:
+        raise AttestationNotAsked("this coordinator asks for no attestation")
+    expires_at = (now + CHALLENGE_VALID).replace(microsecond=0)
+    drawn = secrets.token_bytes(DRAWN_BYTES)
+    return admission.challenges.make(drawn, expires_at=expires_at), expires_at
 
 
 def revoke(store: Store, device_id: str, *, by: str, now: dt.datetime) -> dt.datetime:

@@ -13,6 +13,7 @@ from coordinator import __main__ as commands
 from coordinator import app as composition
 from coordinator.config import Settings
 from coordinator.domain.aggregation import Score
+from coordinator.domain.audit import Refusals
 from coordinator.domain.devices import Role
 from coordinator.domain.evaluation import Evaluation, Sums, summarize
 from coordinator.store import models as stored_models
@@ -388,10 +389,11 @@ def test_operators_are_admitted_listed_and_revoked(store: Store) -> None:
 
 def test_the_audit_log_is_read(store: Store) -> None:
     operator_id, _ = must("operators", "create", "ann", "--role", "read").split()
-    for _ in range(2):
-        access.note_refusal(
-            store, "forbidden", subject="someone", now=ManualClock().now()
-        )
+    now = ManualClock().now()
+    refusals = Refusals(
+        reason="forbidden", subject="someone", times=2, first_at=now, last_at=now
+    )
+    access.note_refusals(store, [refusals])
 
     first, second, third = must("audit").splitlines()
 

@@ -1,5 +1,7 @@
 """/metrics: the funnel from check-in to version, whichever process did what."""
 
+import math
+import shutil
 import uuid
 
 import httpx
@@ -164,6 +166,17 @@ async def test_workers_are_seen_and_missed(api: Api) -> None:
     assert value(found, "workers") == 1
     assert value(found, "worker_silent_seconds") == 20
     assert value(found, "blob_free_bytes") > 0
+
+
+async def test_a_disk_that_is_gone_hides_no_other_figure(api: Api) -> None:
+    api.enrol()
+    api.federation.clock.advance(SETTLE_S)
+    shutil.rmtree(api.federation.folder / "blobs")
+
+    found = await read(api)
+
+    assert math.isnan(value(found, "blob_free_bytes"))
+    assert events(found, Happening.DEVICE_ENROLLED) == 1
 
     api.federation.clock.advance(20)
     assert value(await read(api), "workers") == 0

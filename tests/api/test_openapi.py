@@ -151,6 +151,8 @@ def test_every_problem_type_can_be_sent() -> None:
         problems.BODY_TOO_LARGE,
         problems.INTERNAL,
         problems.UNAVAILABLE,
+        problems.HEAD_TOO_LONG,
+        problems.TOO_SLOW,
         problems.NOT_READY,
         *problems.FILES,
     }

@@ -1,5 +1,7 @@
 """/healthz and /readyz: the first says that the process lives, the second the truth."""
 
+import asyncio
+import datetime as dt
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -9,7 +11,7 @@ import sqlalchemy as sa
 from coordinator.api import health
 from coordinator.protocol import paths, problems
 from coordinator.store.blobs import BlobStore
-from coordinator.store.engine import Transaction
+from coordinator.store.engine import Store, Transaction
 from coordinator.store.workers import count_seen
 from coordinator.usecases import workers
 from tests.support.disks import SmallDisk
@@ -25,7 +27,8 @@ def beat(federation: Federation) -> None:
 
 
 async def checks(api: Api) -> dict[str, str]:
-    """What is said to be missing."""
+    """What is said to be missing, as soon as it may be said."""
+    api.federation.clock.advance(1)
     document = assert_problem(await api.client.get(paths.READY), problems.NOT_READY)
     found: dict[str, str] = document["checks"]
     wrong = {name: said for name, said in found.items() if said != "ok"}
@@ -58,10 +61,10 @@ async def test_a_worker_that_falls_silent_is_missed_and_comes_back(api: Api) -> 
     api.federation.clock.advance(30)
     assert (await api.client.get(paths.READY)).status_code == 200
 
-    api.federation.clock.advance(1)
     assert await checks(api) == {"worker": "none was seen for 31 s"}
 
     beat(api.federation)
+    api.federation.clock.advance(1)
     assert (await api.client.get(paths.READY)).status_code == 200
 
 
@@ -121,6 +124,7 @@ async def test_a_coordinator_whose_database_is_locked_is_not_ready(
         ends.set()
 
     monkeypatch.setattr(health, "_PATIENCE_S", 3.0)
+    api.federation.clock.advance(1)
     assert (await api.client.get(paths.READY)).status_code == 200
 
 
@@ -140,4 +144,30 @@ async def test_a_coordinator_whose_disk_is_full_or_read_only_is_not_ready(
         small_disk.set_read_only()
         assert await checks(api) == missing
         small_disk.set_writable()
+        federation.clock.advance(1)
         assert (await api.client.get(paths.READY)).status_code == 200
+
+
+async def test_an_answer_holds_for_a_second_however_many_ask(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beat(api.federation)
+    looks = []
+
+    def look(store: Store) -> dt.datetime | None:
+        looks.append(store)
+        return last_seen(store)
+
+    last_seen = workers.last_seen
+    monkeypatch.setattr(workers, "last_seen", look)
+    clock = api.federation.clock
+    for expected, seconds in ((1, 0.9), (1, 0.1), (2, 0.9)):
+        asked = [api.client.get(paths.READY) for _ in range(20)]
+        answers = await asyncio.gather(*asked)
+        assert {answer.status_code for answer in answers} == {200}
+        assert len(looks) == expected
+        clock.advance(seconds)
+    # The machine's clock was set back.
+    api.app.state.services.readiness.at = clock.now() + dt.timedelta(hours=1)
+    await api.client.get(paths.READY)
+    assert len(looks) == 3

@@ -74,6 +74,8 @@ def test_a_database_url_is_taken_as_it_is(monkeypatch: pytest.MonkeyPatch) -> No
         ("SHOAL_ENROLMENT", "closed", "enrolment"),
         ("SHOAL_DEVICE_AUTH", "none", "device_auth"),
         ("SHOAL_CLOCK_SKEW_S", "0", "clock_skew_s"),
+        ("SHOAL_TRUSTED_PROXIES", "10.0.0.0/8, proxy", "trusted_proxies"),
+        ("SHOAL_ADDRESS_REQUESTS_PER_S", "0", "address_requests_per_s"),
         ("SHOAL_HOST", "10.0.0.7", "set enrolment to token, or to open"),
         ("SHOAL_HOST", "coordinator.example", "set enrolment to token, or to open"),
         ("SHOAL_ATTESTATION", "android-key", "set device_auth signature"),

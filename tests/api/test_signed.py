@@ -1,5 +1,6 @@
 """Devices that sign, as the simulated ones do it, against the running application."""
 
+import base64
 import datetime as dt
 from collections.abc import AsyncIterator
 from typing import Any
@@ -9,6 +10,8 @@ import numpy as np
 import pytest
 import pytest_asyncio
 
+from coordinator.domain.attestation import AndroidKeyAttestor, Level
+from coordinator.domain.challenges import Challenges
 from coordinator.domain.devices import Role
 from coordinator.protocol import digests, messages, paths, problems
 from coordinator.protocol.messages import EvaluationReport, FailureReport
@@ -17,6 +20,7 @@ from coordinator.protocol.vocabulary import FailureReason
 from coordinator.usecases import tokens
 from coordinator.usecases.devices import Admission
 from device_sim import client, identity
+from tests.support import attestation as made
 from tests.support.federation import Federation, dump, plan
 from tests.support.http import Api, assert_problem, serve
 from tests.support.models import update_body
@@ -262,6 +266,7 @@ async def test_each_call_needs_its_role(
             return
         assert_problem(response, problems.FORBIDDEN)
         assert api.federation.state() == before
+        await api.app.state.services.refusals.write()
         (entry,) = [
             row for row in dump(api.federation.store)["audit"] if row[2] == "refused"
         ][-1:]
@@ -328,8 +333,23 @@ async def test_a_device_is_revoked_over_http(api: Api) -> None:
     assert_problem(unknown, problems.DEVICE_UNKNOWN)
 
 
-async def test_a_challenge_is_handed_out(api: Api) -> None:
-    answer = await api.client.post(paths.ENROLMENT_CHALLENGES)
+async def test_a_challenge_is_handed_out_where_one_is_asked_for(
+    api: Api, federation: Federation
+) -> None:
+    refused = await api.client.post(paths.ENROLMENT_CHALLENGES)
+    assert_problem(refused, problems.ATTESTATION_NOT_ASKED)
+    root = made.authority("root").certificate
+    admission = Admission(
+        needs_key=True,
+        attestor=AndroidKeyAttestor([root], least=Level.TEE),
+        challenges=Challenges(b"k" * 32),
+    )
+    async with serve(federation, admission=admission) as strict:
+        answer = await strict.client.post(paths.ENROLMENT_CHALLENGES)
 
     assert answer.status_code == 201
-    assert len(answer.json()["challenge"]) == 44
+    challenge = base64.b64decode(answer.json()["challenge"])
+    assert len(challenge) == 56
+    expires_at = dt.datetime.fromisoformat(answer.json()["expires_at"])
+    assert Challenges(b"k" * 32).expiry(challenge) == expires_at
+    assert expires_at <= federation.clock.now() + dt.timedelta(minutes=10)

@@ -8,6 +8,7 @@ from types import ModuleType
 
 import pytest
 
+from coordinator.api import connections
 from coordinator.api import problems as mapping
 from coordinator.domain import errors
 from coordinator.protocol import codings, encodings, problems, tensors
@@ -24,6 +25,8 @@ GENERIC = {
     problems.BODY_TOO_LARGE,
     problems.INTERNAL,
     problems.UNAVAILABLE,
+    problems.HEAD_TOO_LONG,
+    problems.TOO_SLOW,
     problems.NOT_READY,
     problems.STORAGE_UNAVAILABLE,
     problems.BLOB_LOST,
@@ -84,6 +87,6 @@ def test_every_refusal_is_raised_somewhere(kind: type[Exception]) -> None:
 def test_every_generic_problem_is_answered_somewhere(
     kind: problems.ProblemType,
 ) -> None:
-    source = inspect.getsource(mapping)
+    source = inspect.getsource(mapping) + inspect.getsource(connections)
     name = kind.slug.replace("-", "_").upper()
     assert f"problems.{name}" in source

@@ -17,7 +17,7 @@ MESSAGES: list[tuple[DomainError, str]] = [
     (errors.AttestationNeeded("none was sent"), "none was sent"),
     (errors.AttestationRefused("another key"), "another key"),
     (errors.ChallengeUnknown("it was used"), "it was used"),
-    (errors.TooManyChallenges("9 are open"), "9 are open"),
+    (errors.AttestationNotAsked("none is asked for"), "none is asked for"),
     (errors.BodyNotSigned("another digest"), "another digest"),
     (errors.SignatureReplayed("used before"), "used before"),
     (errors.TooManySignatures("9 are kept"), "9 are kept"),

@@ -1,16 +1,22 @@
 """``kill -9`` at the worst moments: the same round goes on, and not a bit is other."""
 
+import collections
 import concurrent.futures
 import errno
 import os
 import pathlib
 from collections.abc import Callable, Iterator
-from typing import Self
+from typing import Self, TypeAlias
 
 import httpx
 import pytest
 
+from coordinator.domain.events import Happening, Recorded
+from coordinator.domain.rounds import FOLD_LEASE
 from coordinator.protocol import paths
+from coordinator.protocol.messages import Receipt
+from coordinator.store.engine import Store
+from coordinator.usecases import tasks
 from tests.support.processes import (
     Coordinator,
     FixedDevice,
@@ -23,6 +29,7 @@ DEVICES = 50
 ROUNDS = 2
 SIZE = 300_000
 TASK = "kill"
+Taken: TypeAlias = concurrent.futures.Future[tuple[int, Receipt] | None]
 
 
 @pytest.fixture
@@ -73,7 +80,7 @@ class Run:
             json={"id": TASK, "plan": plan},
         ).raise_for_status()
 
-    def take_part(self) -> Iterator[concurrent.futures.Future[None]]:
+    def take_part(self) -> Iterator[Taken]:
         with concurrent.futures.ThreadPoolExecutor(8) as pool:
             yield from concurrent.futures.as_completed(
                 [pool.submit(device.take_part) for device in self.devices]
@@ -142,7 +149,10 @@ def test_the_api_is_killed_in_the_middle_of_fifty_uploads(
 
 
 def test_the_worker_is_killed_while_it_folds(
-    coordinator: Coordinator, tmp_path: pathlib.Path, undisturbed: bytes
+    coordinator: Coordinator,
+    tmp_path: pathlib.Path,
+    empty_database_url: str,
+    undisturbed: bytes,
 ) -> None:
     run = Run(coordinator, tmp_path)
 
@@ -158,7 +168,28 @@ def test_the_worker_is_killed_while_it_folds(
 
     assert run.finish(kill_the_folding_worker) == undisturbed
     expect_every_update_counted_once(run)
-    assert coordinator.log.count("that died here are taken over") == ROUNDS
+    claims = claims_of_rounds(empty_database_url)
+    assert [len(each) for each in claims] == [2] * ROUNDS
+    assert all(
+        first.data["worker"] != second.data["worker"] for first, second in claims
+    )
+    # On a slow machine the lease may be over before another worker has started.
+    before_the_lease_ended = sum(
+        second.at < first.at + FOLD_LEASE for first, second in claims
+    )
+    taken_over = coordinator.log.count("that died here are taken over")
+    assert taken_over >= before_the_lease_ended
+
+
+def claims_of_rounds(database_url: str) -> list[list[Recorded]]:
+    """For each round, oldest first, when it was taken to be folded, and by whom."""
+    store = Store(database_url, durable=False)
+    claims = collections.defaultdict(list)
+    for event in tasks.list_events(store, after=0, limit=10_000):
+        if event.happening is Happening.ROUND_CLAIMED:
+            claims[event.round_id].append(event)
+    store.close()
+    return [claims[round_id] for round_id in sorted(claims)]
 
 
 def test_both_are_killed_again_and_again(

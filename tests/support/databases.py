@@ -4,6 +4,7 @@ One PostgreSQL server is started when a test first asks for it and serves the re
 the session. Every test gets a database of its own, copied from a migrated template.
 """
 
+import contextlib
 import dataclasses
 import itertools
 import pathlib
@@ -47,8 +48,9 @@ class Postgres:
             connection.execute(statement.encode())
 
 
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[Postgres]:
+@contextlib.contextmanager
+def running_postgres() -> Iterator[Postgres]:
+    """A server of its own, gone afterwards."""
     folder = pathlib.Path(tempfile.mkdtemp(prefix="shoal-postgres-"))
     with warnings.catch_warnings():
         # It warns about machines without XDG_RUNTIME_DIR, and looks when imported.
@@ -60,10 +62,18 @@ def postgres() -> Iterator[Postgres]:
     for setting in _CARELESS:
         running.execute(f"ALTER SYSTEM SET {setting}")
     running.execute("SELECT pg_reload_conf()")
-    running.execute(f"CREATE DATABASE {_TEMPLATE}")
-    _migrate(running.url_of(_TEMPLATE))
-    yield running
-    server.cleanup()
+    try:
+        yield running
+    finally:
+        server.cleanup()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    with running_postgres() as running:
+        running.execute(f"CREATE DATABASE {_TEMPLATE}")
+        _migrate(running.url_of(_TEMPLATE))
+        yield running
 
 
 @pytest.fixture(scope="session")

@@ -11,10 +11,13 @@ import fastapi
 import httpx
 
 from coordinator.api import application
+from coordinator.api.audit import RefusalCounts
+from coordinator.api.limits import Load
 from coordinator.api.metrics import Metrics
 from coordinator.api.services import Services
 from coordinator.api.watcher import Watcher
 from coordinator.domain.devices import Role
+from coordinator.domain.limits import Limits
 from coordinator.protocol import digests, paths, problems
 from coordinator.protocol.problems import ProblemType
 from coordinator.usecases import devices, tokens
@@ -23,6 +26,18 @@ from tests.support.federation import Federation
 
 OPERATOR = "an operator's token"
 PATIENCE_S = 20.0
+LIMITS = Limits(
+    address_requests_per_s=1e5,
+    device_requests_per_s=1e5,
+    device_requests=1000,
+    calls_waiting=1000,
+    uploads=1000,
+    connections=1000,
+    address_connections=1000,
+    head_s=10,
+    body_idle_s=10,
+    body_bytes_per_s=1,
+)
 
 
 class ObservedWatcher(Watcher):
@@ -121,6 +136,7 @@ async def serve(
     federation: Federation,
     *,
     background: bool = True,
+    load: Load | None = None,
     **settings: Any,  # noqa: ANN401 - fields of Services
 ) -> AsyncIterator[Api]:
     """Run the application, and its background task unless it would be in the way."""
@@ -140,6 +156,8 @@ async def serve(
             clock=federation.clock,
             watcher=watcher,
             metrics=Metrics(Observer(federation.store)),
+            refusals=RefusalCounts(federation.store),
+            load=load or Load(LIMITS),
             wait_s=5.0,
             **settings,
         ),

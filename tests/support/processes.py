@@ -1,5 +1,6 @@
 """Real coordinator processes, and devices that talk to them over HTTP."""
 
+import datetime as dt
 import os
 import pathlib
 import socket
@@ -13,6 +14,7 @@ from typing import Any
 import httpx
 import numpy as np
 
+from coordinator.clock import SystemClock
 from coordinator.protocol import digests, encodings, paths
 from coordinator.protocol.manifest import (
     Artefact,
@@ -20,18 +22,27 @@ from coordinator.protocol.manifest import (
     Manifest,
     Patch,
     TensorSpec,
+    Vector,
 )
+from coordinator.protocol.messages import Receipt
 
 ROOT = pathlib.Path(__file__).parents[2]
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
+_COMMANDS = {
+    "api": ("serve", "--no-worker"),
+    "worker": ("worker",),
+    "serve": ("serve",),
+}
 
 
-def wait_until(condition: Callable[[], bool], what: str) -> None:
+def wait_until(
+    condition: Callable[[], bool], what: str, *, patience_s: float = PATIENCE_S
+) -> None:
     """Look until ``condition`` holds; the one place where tests wait for processes."""
-    deadline = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + patience_s
     while not condition():
         if time.monotonic() > deadline:
-            raise AssertionError(f"waited {PATIENCE_S} s in vain for {what}")
+            raise AssertionError(f"waited {patience_s} s in vain for {what}")
         time.sleep(0.002)
 
 
@@ -110,21 +121,39 @@ class Coordinator:
             self._environment["SHOAL_DATABASE_URL"] = database_url
 
     def start(self, role: str) -> None:
-        """Start ``api`` or ``worker``."""
-        arguments = {"api": ["serve", "--no-worker"], "worker": ["worker"]}[role]
+        """Start ``api``, ``worker``, or ``serve``: an API that keeps a worker.
+
+        The last is not waited for, and leads a process group.
+        """
         with self._log.open("ab") as log:
             self._processes[role] = subprocess.Popen(
-                [sys.executable, "-m", "coordinator", *arguments],
+                [sys.executable, "-m", "coordinator", *_COMMANDS[role]],
                 env=self._environment,
                 cwd=ROOT,
                 stdout=log,
                 stderr=log,
+                process_group=0 if role == "serve" else None,
             )
         if role == "api":
             wait_until(self.is_alive, "the API")
 
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run a command of the operator to its end."""
+        return subprocess.run(
+            [sys.executable, "-m", "coordinator", *arguments],
+            env=self._environment,
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def runs(self, role: str) -> bool:
+        """Whether ``role`` was started and was not ended from here."""
+        return role in self._processes
+
     def pid(self, role: str) -> int:
-        """Process id of ``api`` or ``worker``."""
+        """Process id of what was started as ``role``."""
         return self._processes[role].pid
 
     def kill(self, role: str) -> None:
@@ -173,10 +202,20 @@ class Coordinator:
         return self._log.read_text()
 
 
+def fixed_update(number: int, round_number: int, size: int) -> tuple[Vector, int]:
+    """What device ``number`` trains in a round: a delta and a count of examples."""
+    rng = np.random.default_rng([number, round_number])
+    return rng.standard_normal(size, dtype=np.float32), 1 + number
+
+
 class FixedDevice:
     """A device whose delta is a function of (its number, round) and nothing else."""
 
     def __init__(self, url: str, number: int, manifest: Manifest) -> None:
+        self.under_way: str | None = None  #: the path of a request without an answer
+        #: when the latest request failed on its way, before it was sent again
+        self.failed_at: dt.datetime | None = None
+        self.refusals: list[str] = []  #: of its updates, as they were answered
         self._client = httpx.Client(base_url=url, timeout=30, verify=False)  # noqa: S501 - loopback
         self._number = number
         self._manifest = manifest
@@ -193,25 +232,35 @@ class FixedDevice:
             json={"wait_s": 5},
         )
 
-    def take_part(self) -> None:
-        """Check in until there is work, then send this round's update."""
+    def take_part(self) -> tuple[int, Receipt] | None:
+        """Check in until there is work, then send this round's update.
+
+        Returns:
+            The round's number and the receipt; none where no work is to be had.
+        """
         while True:
             answer = self.check_in().json()
             assignment = answer.get("assignment")
             if assignment is None:
                 if answer.get("wait_reason") in {"tasks_ended", "already_reported"}:
-                    return
+                    return None
                 continue
-            body = self.body(assignment["round"])
-            digest = digests.content_digest(digests.sha256_hex(body))
-            response = self._send(
-                "POST",
-                assignment["report_to"],
-                headers=self.headers | {"Content-Digest": digest},
-                content=body,
-            )
+            response = self.report(assignment)
             if response.status_code == 200:
-                return
+                receipt = Receipt.model_validate_json(response.content)
+                return assignment["round"], receipt
+            self.refusals.append(response.text)
+
+    def report(self, assignment: Mapping[str, Any]) -> httpx.Response:
+        """Send the update of an assignment, until there is an answer below 500."""
+        body = self.body(assignment["round"])
+        digest = digests.content_digest(digests.sha256_hex(body))
+        return self._send(
+            "POST",
+            assignment["report_to"],
+            headers=self.headers | {"Content-Digest": digest},
+            content=body,
+        )
 
     def take_a_place(self) -> None:
         """Check in until there is work, and vanish with it."""
@@ -227,13 +276,14 @@ class FixedDevice:
 
     def body(self, round_number: int) -> bytes:
         """The update of a round, the same whenever it is asked for."""
-        rng = np.random.default_rng([self._number, round_number])
-        delta = rng.standard_normal(self._manifest.trainable_size, dtype=np.float32)
+        delta, examples = fixed_update(
+            self._number, round_number, self._manifest.trainable_size
+        )
         return encodings.encode_update(
             self._manifest,
             encodings.Update(
                 delta=delta,
-                examples=1 + self._number,
+                examples=examples,
                 train_loss=1.0,
                 train_accuracy=0.5,
             ),
@@ -241,14 +291,17 @@ class FixedDevice:
 
     def _send(self, method: str, path: str, **options: object) -> httpx.Response:
         deadline = time.monotonic() + PATIENCE_S
+        self.under_way, self.failed_at = path, None
         while True:
             try:
                 response = self._client.request(method, path, **options)
             except httpx.TransportError:
+                self.failed_at = SystemClock().now()
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.05)
                 continue
             if response.status_code < 500:
+                self.under_way = None
                 return response
             time.sleep(0.05)

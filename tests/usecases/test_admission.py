@@ -1,4 +1,4 @@
-"""Who may enrol and call: tokens, keys, challenges, roles, and the audit log."""
+"""Who may enrol and call: tokens, keys, roles, and the audit log."""
 
 import datetime as dt
 import functools
@@ -7,12 +7,9 @@ import pytest
 import sqlalchemy as sa
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from coordinator.domain.attestation import AndroidKeyAttestor, Level
-from coordinator.domain.audit import Decision
+from coordinator.domain.audit import Decision, Refusals
 from coordinator.domain.devices import Role
 from coordinator.domain.errors import (
-    AttestationNeeded,
-    ChallengeUnknown,
     DeviceKeyNeeded,
     DeviceRevoked,
     DeviceUnknown,
@@ -23,7 +20,6 @@ from coordinator.domain.errors import (
     LeaseLapsed,
     SignatureReplayed,
     TokenUnknown,
-    TooManyChallenges,
     TooManySignatures,
     Unauthenticated,
 )
@@ -32,7 +28,6 @@ from coordinator.protocol.signatures import Signature
 from coordinator.store import audit
 from coordinator.usecases import access, devices, tokens
 from coordinator.usecases.devices import Admission, Applicant
-from tests.support import attestation as made
 from tests.support.federation import Federation, dump
 from tests.support.models import update_body
 from tests.support.races import THREADS, at_once
@@ -62,6 +57,14 @@ def enrol(
         federation.store, applicant, admission=admission, now=federation.clock.now()
     )
     return device.id
+
+
+def note(federation: Federation, reason: str, subject: str) -> None:
+    now = federation.clock.now()
+    refused = Refusals(
+        reason=reason, subject=subject, times=1, first_at=now, last_at=now
+    )
+    access.note_refusals(federation.store, [refused])
 
 
 def decisions(federation: Federation) -> list[tuple[str, str, str | None, int]]:
@@ -199,53 +202,6 @@ def test_a_nonce_counts_once_and_is_forgotten_when_it_is_of_no_use(
     assert spend(other)
 
 
-def test_a_challenge_is_answered_once_and_in_time(
-    federation: Federation, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    federation.clock.advance((made.NOW - federation.clock.now()).total_seconds())
-    root = made.authority("root")
-    admission = Admission(
-        needs_key=True,
-        attestor=AndroidKeyAttestor([root.certificate], least=Level.TEE),
-    )
-
-    def applicant(challenge: bytes) -> Applicant:
-        private = made.new_key()
-        leaf = made.issue(
-            "leaf",
-            private.public_key(),
-            root,
-            ca=False,
-            extension=made.description(challenge),
-        )
-        return Applicant(key=made.key_of(private), attestation=made.chain(leaf))
-
-    def challenge() -> bytes:
-        text, _ = devices.open_challenge(federation.store, now=federation.clock.now())
-        return text
-
-    used, expired = challenge(), challenge()
-    device = enrol(federation, applicant(used), admission)
-    assert (Decision.KEY_ATTESTED, device, "tee", 1) in decisions(federation)
-    (row,) = devices.list_devices(federation.store, limit=9)
-    assert row[0].attestation == "tee"
-    before = federation.state()
-    for text in (used, b"never issued", b""):
-        with pytest.raises(ChallengeUnknown):
-            enrol(federation, applicant(text), admission)
-    with pytest.raises(AttestationNeeded):
-        enrol(federation, Applicant(key=key()), admission)
-    assert federation.state() == before
-    federation.clock.advance(600)
-    with pytest.raises(ChallengeUnknown):
-        enrol(federation, applicant(expired), admission)
-    federation.clock.advance(1)
-    monkeypatch.setattr(devices, "MAX_CHALLENGES", 1)
-    challenge()  # forgets those that have expired
-    with pytest.raises(TooManyChallenges):
-        challenge()
-
-
 def test_a_revoked_device_is_shut_out_and_its_place_is_free(
     federation: Federation,
 ) -> None:
@@ -321,12 +277,10 @@ def test_a_role_may_do_what_lesser_ones_may(federation: Federation, role: Role) 
 def test_refusals_alike_are_one_entry_a_minute_and_all_are_bounded(
     federation: Federation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(audit, "MOST_ROWS_A_MINUTE", 5)
+    monkeypatch.setattr(audit, "MOST_SUBJECTS_A_MINUTE", 5)
 
     def refuse(reason: str, subject: str) -> None:
-        access.note_refusal(
-            federation.store, reason, subject=subject, now=federation.clock.now()
-        )
+        note(federation, reason, subject)
 
     at_once([functools.partial(refuse, "forbidden", "ann") for _ in range(THREADS)])
     for number in range(20):
@@ -358,9 +312,7 @@ def test_the_database_keeps_the_audit_log_as_it_is(
     federation: Federation, statement: str
 ) -> None:
     for _ in range(2):
-        access.note_refusal(
-            federation.store, "forbidden", subject="ann", now=federation.clock.now()
-        )
+        note(federation, "forbidden", "ann")
     before = dump(federation.store)
 
     with (
