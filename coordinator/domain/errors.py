@@ -10,6 +10,8 @@ DomainError
 +-- AssignmentUnknown, ForeignAssignment, WrongKind
 +-- LeaseLapsed, RoundClosed, BetweenRounds, AssignmentEnded, AlreadyReported
 +-- DigestMismatch, InvalidEvaluation
++-- UploadUnknown, MismatchingOffset, InconsistentLength, CompletedUpload
++-- TooManyParts, TooManyUploads
 +-- TaskUnknown, TaskExists, TaskEnded, UnsuitablePlan
 """
 

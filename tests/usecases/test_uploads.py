@@ -20,6 +20,7 @@ from coordinator.store import uploads as stored
 from coordinator.usecases import diagnosis, participation, uploads
 from tests.support.federation import Federation, plan
 from tests.support.models import update_body
+from tests.support.worker import worker
 
 BODY: Final = update_body([0.5] * 10, examples=3)
 ROOM: Final = uploads.Room(all_bytes=1 << 30, upload_bytes=1 << 20)
@@ -263,9 +264,13 @@ def test_the_worker_deletes_what_has_ended(
     other = Phone(federation)
     other.begin(20)
     federation.give_up(phone.work)
+    worker(federation).step()
+    assert [row[0] for row in federation.rows()["partial_uploads"]] == [
+        other.whole.assignment_id
+    ]
+    assert sum(name.startswith("partial/") for name in federation.files()) == 1
 
     now = federation.clock.now()
-    assert uploads.sweep(federation.store, federation.blobs, now=now) == 1
     assert other.finish().update.sha256 == other.whole.sha256
     assert uploads.sweep(federation.store, federation.blobs, now=now) == 0
     federation.clock.advance(121)
