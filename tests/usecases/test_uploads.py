@@ -82,6 +82,14 @@ class Phone:
         self.acknowledged = upload.offset
         return upload
 
+    def look(self) -> PartialUpload:
+        return uploads.look(
+            self.store,
+            self.expected,
+            assignment_id=self.whole.assignment_id,
+            sha256=self.whole.sha256,
+        )
+
     def _write(self, tag: str, start: int, size: int) -> pathlib.Path:
         path = self.blobs.partials.new(self.whole, tag=tag)
         path.write_bytes(BODY[start : start + size])
@@ -219,15 +227,27 @@ def test_a_writer_that_is_overtaken_changes_nothing(
     assert phone.finish().update.size_bytes == len(BODY)
 
 
+def test_an_offset_that_was_told_stays_true(phone: Phone) -> None:
+    phone.begin(10)
+    phone.hang(0)  # nothing has come yet
+    told = phone.ask()
+
+    phone.wake()
+
+    assert phone.look() == told
+
+
 def test_an_upload_that_began_anew_takes_nothing_of_the_old_one(phone: Phone) -> None:
     phone.begin(10)
     phone.hang(20)
     phone.cancel()
     phone.begin(0)
+    again = phone.ask()  # at the revision that the old one had
 
     phone.wake()
 
-    assert phone.acknowledged == 0
+    assert again is not None
+    assert phone.look() == again
     assert phone.finish().update.sha256 == phone.whole.sha256
 
 
