@@ -188,6 +188,7 @@ async def check_in(
     if idempotency_key is None or not 1 <= len(idempotency_key) <= _MAX_KEY:
         raise IdempotencyKeyNeeded("Idempotency-Key must have 1 to 64 characters")
     key = idempotency_key
+    given.pacer.meet_device()
 
     def ask() -> check_in_usecase.Work | WaitReason:
         return check_in_usecase.check_in(
@@ -216,7 +217,7 @@ async def check_in(
         left = until - loop.time()
         if left <= 0 or outcome is WaitReason.TASKS_ENDED or given.watcher.stopped:
             given.metrics.count_check_in(outcome)
-            wait_s = given.jittered_wait_s()
+            wait_s = await given.pacer.wait_s()
             response.headers["Retry-After"] = str(max(1, round(wait_s)))
             return messages.CheckIn(
                 assignment=None, wait_reason=outcome, retry_after_s=wait_s

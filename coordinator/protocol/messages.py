@@ -186,7 +186,8 @@ class CheckIn(Record):
     assignment: Assignment | None
     wait_reason: WaitReason | None = Field(description="Absent with an assignment.")
     retry_after_s: float | None = Field(
-        description="Seconds to the next check-in, jittered; absent with an assignment."
+        description="Seconds to the next check-in, this device's own; absent with an "
+        "assignment."
     )
 
 
