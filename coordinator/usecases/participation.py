@@ -47,6 +47,7 @@ class Expected:
     max_examples: int
     encodings: tuple[str, ...]
     previous: AcceptedUpdate | None  #: what was accepted before, if anything was
+    lease_expires_at: dt.datetime
 
     @property
     def max_bytes(self) -> int:
@@ -97,6 +98,7 @@ def expect_update(
             max_examples=plan.training.max_examples,
             encodings=tuple(dict.fromkeys(("f32", plan.update.encoding))),
             previous=previous,
+            lease_expires_at=assignment.lease_expires_at,
         )
 
     return store.read(body)
