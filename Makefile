@@ -4,9 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 PYTEST_ARGS ?=
+FUZZ_S ?= 600
+HOSTILE_S ?= 600
 
 .DEFAULT_GOAL := help
-.PHONY: help swarm test fast check fmt lint type arch clean
+.PHONY: help swarm test fast fuzz hostile check fmt lint type arch clean
 
 help: ## List the targets.
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 8
@@ -19,6 +21,12 @@ test: $(READY) ## Run every test, the slow ones too.
 
 fast: $(READY) ## Run the tests that are not slow.
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" $(PYTEST_ARGS)
+
+fuzz: $(READY) ## Fuzz every decoder of bytes, FUZZ_S seconds each; FUZZ=name picks one.
+	$(BIN)/python -m tests.fuzz --seconds $(FUZZ_S) $(FUZZ)
+
+hostile: $(READY) ## Call a coordinator with all that /openapi.json allows and does not, HOSTILE_S seconds.
+	$(BIN)/python -m tests.hostile --seconds $(HOSTILE_S)
 
 check: lint type arch ## Run every check that runs no test.
 

@@ -35,6 +35,7 @@ from coordinator.api.audit import RefusalCounts
 from coordinator.api.connections import Connections, protocol
 from coordinator.api.limits import Load
 from coordinator.api.metrics import Metrics
+from coordinator.api.pacer import Pacer
 from coordinator.api.services import Services
 from coordinator.api.watcher import Watcher
 from coordinator.clock import SystemClock
@@ -42,6 +43,7 @@ from coordinator.config import DATABASE_FILE, Settings
 from coordinator.domain import attestation
 from coordinator.domain.challenges import Challenges
 from coordinator.domain.devices import Role
+from coordinator.domain.pacing import Pace
 from coordinator.protocol import allocator
 from coordinator.store import files, schema
 from coordinator.store.blobs import BlobStore
@@ -180,18 +182,19 @@ def _kept_secret(path: pathlib.Path) -> str:
 
 def create_api(settings: Settings, store: Store, blobs: BlobStore) -> fastapi.FastAPI:
     """Return the ASGI application."""
+    clock = SystemClock()
     attestor = _attestor(settings)
     services = Services(
         store=store,
         blobs=blobs,
-        clock=SystemClock(),
+        clock=clock,
         watcher=Watcher(store, interval_s=settings.watch_interval_s),
         metrics=Metrics(Observer(store)),
+        pacer=Pacer(store, clock, _pace(settings)),
         refusals=RefusalCounts(store),
         load=Load(
             settings.limits(most_connections=_most_connections(settings.connections))
         ),
-        wait_s=settings.wait_s,
         admission=Admission(
             needs_token=settings.enrolment == "token",
             needs_key=settings.device_auth == "signature",
@@ -200,6 +203,7 @@ def create_api(settings: Settings, store: Store, blobs: BlobStore) -> fastapi.Fa
         ),
         devices_sign=settings.device_auth == "signature",
         clock_skew=dt.timedelta(seconds=settings.clock_skew_s),
+        partial_bytes=settings.partial_bytes,
     )
     return application.create(services, version=importlib.metadata.version("shoal"))
 
@@ -363,6 +367,14 @@ def _stop_with_parent(parent: int, stop: threading.Event) -> None:
         if os.getppid() != parent:
             log.warning("the API is gone, the worker stops")
             stop.set()
+
+
+def _pace(settings: Settings) -> Pace:
+    return Pace(
+        gather_s=settings.wait_s,
+        longest_s=settings.longest_wait_s,
+        most_per_s=settings.check_ins_per_s,
+    )
 
 
 def _most_connections(wanted: int) -> int:

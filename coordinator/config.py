@@ -67,10 +67,26 @@ class Settings(pydantic_settings.BaseSettings):
     )
     wait_s: float = Field(
         5.0,
-        gt=0,
+        ge=1,
+        le=43_200,
+        description="Seconds between the moments at which devices without work are "
+        "asked to come back, all together while the fleet is small. 1 to 43,200.",
+    )
+    longest_wait_s: float = Field(
+        3600.0,
+        ge=2,
         le=86_400,
-        description="Mean seconds that a device without work is told to wait "
-        "(jittered by half to either side).",
+        description="Most seconds that a device of a large fleet is told to wait; "
+        "twice `SHOAL_WAIT_S` or more, up to 86,400. A fleet for which that is too "
+        "short checks in more often than is aimed at.",
+    )
+    check_ins_per_s: float = Field(
+        300.0,
+        gt=0,
+        le=100_000,
+        description="Check-ins a second that an API process aims at, at most: with n "
+        "processes n times as many come. Up to 100,000. What is aimed at otherwise is "
+        "three times the places of the open rounds in `SHOAL_WAIT_S`.",
     )
     worker_interval_s: float = Field(
         0.02,
@@ -92,6 +108,12 @@ class Settings(pydantic_settings.BaseSettings):
         le=3600,
         description="Seconds that requests under way, and the fold of a round, have to "
         "end well after SIGTERM. Let the supervisor wait longer than that.",
+    )
+    partial_bytes: int = Field(
+        1 << 30,
+        ge=0,
+        description="Most bytes that are kept of uploads that broke off, all together, "
+        "until their devices go on or their leases end. `0` keeps none.",
     )
     trusted_proxies: str | None = Field(
         None,
@@ -230,6 +252,12 @@ class Settings(pydantic_settings.BaseSettings):
                 f"host {self.host} can be reached from elsewhere: set enrolment to "
                 "token, or to open if anyone there may enrol devices"
             )
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _lets_a_fleet_spread(self) -> Self:
+        if self.longest_wait_s < 2 * self.wait_s:
+            raise ValueError("longest_wait_s must be twice wait_s or more")
         return self
 
     @pydantic.model_validator(mode="after")

@@ -19,7 +19,7 @@ from coordinator.domain.privacy import BudgetSpent
 from coordinator.store.blobs import STALE_AFTER, BlobLost, BlobStore
 from coordinator.store.engine import StaleWrite, Store
 from coordinator.store.files import StorageUnavailable
-from coordinator.usecases import access, release, rounds, workers
+from coordinator.usecases import access, release, rounds, uploads, workers
 from coordinator.usecases.rounds import Claim
 
 log = logging.getLogger(__name__)
@@ -138,6 +138,7 @@ class Worker:
         now = self._clock.now()
         if now >= self._forget_at:
             access.forget_nonces(self._store, now=now)
+            uploads.sweep(self._store, self._blobs, now=now)
             self._forget_at = now + _FORGET_EVERY
         return bool(advanced or claim or cleaned)
 

@@ -67,6 +67,7 @@ class Settings:
     data: str
     way: Dealing
     dropout: float
+    flaky: float
     attacks: tuple[Attack, ...]
     trace: Trace | None  #: runs on a simulated clock
     coordinator: str | None  #: None: start one
@@ -164,6 +165,7 @@ class Run:
             devices=settings.devices,
             population=population,
             dropout=settings.dropout,
+            flaky=settings.flaky,
             seed=settings.plan.seed,
         )
 
@@ -257,6 +259,12 @@ class Run:
             f"{tally.evaluations} evaluations; {tally.vanished} times one vanished, "
             f"{tally.gave_up.total()} times one gave up"
         )
+        traffic = parts.calls.traffic
+        if traffic.broken:
+            self._progress.note(
+                f"the network broke {traffic.broken} bodies off; in all "
+                f"{traffic.bytes_up / 1e6:.2f} MB were sent"
+            )
 
     async def _operate(self, parts: _Parts, token: str) -> None:
         """Start the task, follow it to its end, and write the report."""

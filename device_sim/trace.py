@@ -144,9 +144,11 @@ def parse_trace(text: str) -> Trace:
         InvalidTrace: The text is not TOML or not a trace.
     """
     try:
-        return Trace.model_validate(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
+        content = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # TOML, or numbers and depth beyond
         raise InvalidTrace(f"not TOML: {error}") from error
+    try:
+        return Trace.model_validate(content)
     except pydantic.ValidationError as error:
         raise InvalidTrace(_faults(error)) from error
 

@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator
 
 import fastapi
+from fastapi.routing import APIRoute
 
 from coordinator.api import (
     assignments,
@@ -15,6 +16,7 @@ from coordinator.api import (
     registry,
     tasks,
     tokens,
+    uploads,
 )
 from coordinator.api.limits import Limited
 from coordinator.api.metrics import Observed
@@ -74,6 +76,22 @@ def create(services: Services, *, version: str) -> fastapi.FastAPI:
     app.add_middleware(Limited, load=services.load)
     app.add_middleware(Observed, metrics=services.metrics)
     problems.install(app, away=services.store.errors)
-    for module in (devices, assignments, models, registry, tasks, tokens, health):
+    modules = (
+        devices,
+        assignments,
+        uploads,
+        models,
+        registry,
+        tasks,
+        tokens,
+        health,
+    )
+    for module in modules:
         app.include_router(module.router)
+    app.state.routes = [
+        route
+        for module in modules
+        for route in module.router.routes
+        if isinstance(route, APIRoute)
+    ]
     return app

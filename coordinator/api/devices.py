@@ -166,34 +166,45 @@ async def list_devices(
         problems.IDEMPOTENCY_KEY_REUSED,
     ),
     summary="Ask for work",
+    openapi_extra={
+        "parameters": [
+            {
+                "name": "Idempotency-Key",
+                "in": "header",
+                "required": True,
+                "description": "Drawn at random for this wish for work; send the same "
+                "again when the answer was lost.",
+                "schema": {
+                    "type": "string",
+                    "minLength": 1,
+                    "maxLength": _MAX_KEY,
+                    "examples": ["8e03978e40d54330a6b7d6b6ab2c3e0f"],
+                },
+            }
+        ]
+    },
 )
 async def check_in(
     body: messages.CheckInRequest,
     given: Given,
     device_id: callers.Device,
     response: fastapi.Response,
-    idempotency_key: Annotated[
-        str | None,
-        Header(
-            description="1 to 64 characters drawn at random for this wish for work; "
-            "send the same again when the answer was lost.",
-            examples=["8e03978e40d54330a6b7d6b6ab2c3e0f"],
-        ),
-    ] = None,
+    # Refused here, with a problem of its own; so OpenAPI is told above.
+    idempotency_key: Annotated[str, Header(include_in_schema=False)] = "",
 ) -> messages.CheckIn:
     """Get an assignment, or how long to wait for one.
 
     A device that holds a live assignment gets that one again, whatever the key.
     """
-    if idempotency_key is None or not 1 <= len(idempotency_key) <= _MAX_KEY:
+    if not 1 <= len(idempotency_key) <= _MAX_KEY:
         raise IdempotencyKeyNeeded("Idempotency-Key must have 1 to 64 characters")
-    key = idempotency_key
+    given.pacer.meet_device()
 
     def ask() -> check_in_usecase.Work | WaitReason:
         return check_in_usecase.check_in(
             given.store,
             device_id=device_id,
-            idempotency_key=key,
+            idempotency_key=idempotency_key,
             assignment_id=secrets.token_hex(16),
             now=given.clock.now(),
         )
@@ -216,7 +227,7 @@ async def check_in(
         left = until - loop.time()
         if left <= 0 or outcome is WaitReason.TASKS_ENDED or given.watcher.stopped:
             given.metrics.count_check_in(outcome)
-            wait_s = given.jittered_wait_s()
+            wait_s = await given.pacer.wait_s()
             response.headers["Retry-After"] = str(max(1, round(wait_s)))
             return messages.CheckIn(
                 assignment=None, wait_reason=outcome, retry_after_s=wait_s

@@ -16,7 +16,7 @@ from coordinator.usecases import models
 FOREVER: Final = "public, max-age=31536000, immutable"
 TENSORS: Final = "application/octet-stream"
 _NO_EXTRA: Final[Mapping[str, str]] = {}
-_CACHED: dict[int | str, dict[str, Any]] = {
+CACHED: dict[int | str, dict[str, Any]] = {
     304: {"description": "The bytes that If-None-Match names are still these."}
 }
 
@@ -28,14 +28,15 @@ def binary(description: str, media_type: str) -> dict[int | str, dict[str, Any]]
             "description": description,
             "content": {media_type: {"schema": {"type": "string", "format": "binary"}}},
         },
-        **_CACHED,
+        **CACHED,
     }
 
 
 PART: dict[int | str, dict[str, Any]] = {
     206: {"description": "The part that Range asks for."}
 }
-_RANGE = re.compile(r"bytes=(\d+-\d*|-\d+)", re.ASCII)
+#: Places with more digits are in no file, and may be passed over like the malformed.
+_RANGE = re.compile(r"bytes=(\d{1,19}-\d{0,19}|-\d{1,19})", re.ASCII)
 
 
 class _Blob(FileResponse):

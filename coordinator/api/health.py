@@ -74,6 +74,7 @@ async def get_readiness(given: Given) -> operations.Readiness | Response:
 )
 async def get_metrics(given: Given) -> Response:
     """Get what this process counts, and what the database says of all of them."""
+    given.pacer.show(given.metrics)
 
     def call() -> bytes:
         return given.metrics.render(

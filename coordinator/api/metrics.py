@@ -1,8 +1,9 @@
 """Metrics for Prometheus: what this process answers, and what all have done.
 
-Requests, check-ins, uploads and refusals are this process's own: add them up over the
-API processes. Events, rounds, places and workers are read from the database and are the
-same in each: take one. No label holds an id, so none grows with the fleet.
+Requests, check-ins and their pace, uploads and refusals are this process's own: add
+them up over the API processes. Events, rounds, places and workers are read from the
+database and are the same in each: take one. No label holds an id, so none grows with
+the fleet.
 """
 
 import logging
@@ -50,6 +51,15 @@ class Metrics:
         )
         self._check_ins = self._counter(
             "check_ins", "Check-ins by answer: assigned, or why to wait.", ["answer"]
+        )
+        self._check_ins_per_s = self._gauge(
+            "check_ins_per_second", "Check-ins, in the mean of some minutes."
+        )
+        self._target_per_s = self._gauge(
+            "check_ins_per_second_target", "Check-ins that are aimed at."
+        )
+        self._expected = self._gauge(
+            "devices_expected", "Devices without work that were told when to come back."
         )
         self._uploads = self._counter(
             "uploads", "Bodies of updates that came in whole, accepted or not."
@@ -119,6 +129,12 @@ class Metrics:
         """Count events from here on."""
         with self._lock:
             self._observer.start()
+
+    def show_pace(self, *, per_s: float, target_per_s: float, expected: int) -> None:
+        """Take over how devices without work are steered."""
+        self._check_ins_per_s.set(per_s)
+        self._target_per_s.set(target_per_s)
+        self._expected.set(expected)
 
     def render(
         self, clock: Clock, blobs: BlobStore, *, waiting: int, calls: int, uploads: int

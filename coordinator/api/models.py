@@ -9,7 +9,7 @@ from coordinator.api import callers, downloads, rendering
 from coordinator.api.problems import refusals
 from coordinator.api.services import Given
 from coordinator.protocol import operations, paths, problems
-from coordinator.protocol.manifest import Name
+from coordinator.protocol.manifest import Manifest, Name
 from coordinator.usecases import models
 
 router = fastapi.APIRouter(prefix=paths.MODELS, tags=["model"])
@@ -41,7 +41,8 @@ async def list_models(given: Given) -> operations.ModelList:
     "/{model}/manifest",
     response_class=Response,
     responses={
-        **downloads.binary("The manifest, canonical JSON.", "application/json"),
+        200: {"model": Manifest, "description": "The manifest, canonical JSON."},
+        **downloads.CACHED,
         **downloads.PART,
         **refusals(
             problems.RANGE_NOT_SATISFIABLE, problems.MODEL_UNKNOWN, *problems.FILES

@@ -3,12 +3,13 @@
 import logging
 import math
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import fastapi
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
 from coordinator import logs
@@ -21,6 +22,7 @@ from coordinator.protocol import (
     problems,
     signatures,
     tensors,
+    uploads,
 )
 from coordinator.protocol.problems import ProblemType
 from coordinator.store.blobs import BlobLost
@@ -31,6 +33,8 @@ log = logging.getLogger(__name__)
 #: Mean seconds, jittered by half to either side.
 RETRY_AFTER_S: Final = 2.0
 _FULL_RETRY_AFTER_S: Final = 10.0
+_MOST_FAULTS: Final = 20
+_MOST_CHARACTERS: Final = 200
 
 
 class BodyTooLarge(Exception):
@@ -51,6 +55,14 @@ class RangeNotSatisfiable(Exception):
 
 class DigestNeeded(Exception):
     """The body came without a usable Content-Digest."""
+
+
+class PartFieldsNeeded(Exception):
+    """A part came without a usable Upload-Offset or Upload-Complete."""
+
+
+class NotAPart(Exception):
+    """What is to be added to an upload is not labelled as a part."""
 
 
 class IdempotencyKeyNeeded(Exception):
@@ -91,6 +103,12 @@ PROBLEMS: Final[Mapping[type[Exception], ProblemType]] = {
     errors.AssignmentEnded: problems.ASSIGNMENT_ENDED,
     errors.AlreadyReported: problems.ALREADY_REPORTED,
     errors.DigestMismatch: problems.DIGEST_MISMATCH,
+    errors.UploadUnknown: problems.UPLOAD_UNKNOWN,
+    errors.MismatchingOffset: problems.MISMATCHING_OFFSET,
+    errors.CompletedUpload: problems.COMPLETED_UPLOAD,
+    errors.InconsistentLength: problems.INCONSISTENT_LENGTH,
+    errors.TooManyParts: problems.TOO_MANY_PARTS,
+    errors.TooManyUploads: problems.TOO_MANY_UPLOADS,
     errors.InvalidEvaluation: problems.INVALID_EVALUATION,
     errors.TaskUnknown: problems.TASK_UNKNOWN,
     errors.TaskExists: problems.TASK_EXISTS,
@@ -113,6 +131,8 @@ PROBLEMS: Final[Mapping[type[Exception], ProblemType]] = {
     BodyTooLarge: problems.UPDATE_TOO_LARGE,
     RangeNotSatisfiable: problems.RANGE_NOT_SATISFIABLE,
     DigestNeeded: problems.DIGEST_NEEDED,
+    PartFieldsNeeded: problems.PART_FIELDS_NEEDED,
+    NotAPart: problems.NOT_A_PART,
     IdempotencyKeyNeeded: problems.IDEMPOTENCY_KEY_NEEDED,
 }
 
@@ -222,7 +242,11 @@ def respond(
 
 def answer(refusal: Exception) -> JSONResponse:
     """Return the response to a refusal of ``PROBLEMS``."""
-    return respond(PROBLEMS[type(refusal)], str(refusal))
+    members = {}
+    if isinstance(refusal, errors.MismatchingOffset):
+        members["expected-offset"] = refusal.expected
+        members["provided-offset"] = refusal.provided
+    return respond(PROBLEMS[type(refusal)], str(refusal), **members)
 
 
 def jittered_s(mean_s: float) -> float:
@@ -240,7 +264,12 @@ def refuse_unready(checks: Mapping[str, str]) -> JSONResponse:
 async def _refuse(request: fastapi.Request, error: Exception) -> JSONResponse:
     if type(error) in AUDITED:
         _note(request, error, PROBLEMS[type(error)])
-    return answer(error)
+    response = answer(error)
+    if isinstance(error, errors.MismatchingOffset):
+        response.headers[uploads.OFFSET] = str(error.expected)
+    if not PROBLEMS[type(error)].retry:
+        response.headers.update(getattr(request.state, "upload", {}))
+    return response
 
 
 def _note(request: fastapi.Request, error: Exception, kind: ProblemType) -> None:
@@ -253,18 +282,19 @@ def _note(request: fastapi.Request, error: Exception, kind: ProblemType) -> None
 async def _refuse_form(_: fastapi.Request, error: Exception) -> JSONResponse:
     if not isinstance(error, RequestValidationError):
         raise TypeError(type(error))
+    # A body of 256 KiB may hold as many faults as characters: an answer names some.
     faults = [
         {
-            "field": ".".join(str(part) for part in fault["loc"]),
-            "message": fault["msg"],
+            "field": ".".join(map(str, fault["loc"]))[:_MOST_CHARACTERS],
+            "message": fault["msg"][:_MOST_CHARACTERS],
         }
-        for fault in error.errors()
+        for fault in error.errors()[:_MOST_FAULTS]
     ]
     detail = "; ".join(f"{fault['field']}: {fault['message']}" for fault in faults)
     return respond(problems.INVALID_REQUEST, detail, errors=faults)
 
 
-async def _refuse_http(_: fastapi.Request, error: Exception) -> JSONResponse:
+async def _refuse_http(request: fastapi.Request, error: Exception) -> JSONResponse:
     if not isinstance(error, HTTPException):
         raise TypeError(type(error))
     by_status = {
@@ -277,7 +307,18 @@ async def _refuse_http(_: fastapi.Request, error: Exception) -> JSONResponse:
     response = respond(kind)
     if error.headers:
         response.headers.update(error.headers)
+    if kind is problems.METHOD_NOT_ALLOWED:
+        # The framework knows the methods of the first route of this path only.
+        response.headers["Allow"] = ", ".join(_methods(request))
     return response
+
+
+def _methods(request: fastapi.Request) -> list[str]:
+    """Return what the routes of a request's path take."""
+    routes: Sequence[APIRoute] = request.app.state.routes
+    path = request.scope["path"]
+    found = [route.methods for route in routes if route.path_regex.match(path)]
+    return sorted({method for methods in found for method in methods or ()})
 
 
 async def _wait(request: fastapi.Request, error: Exception) -> JSONResponse:

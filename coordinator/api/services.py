@@ -13,7 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from coordinator.api.audit import RefusalCounts
 from coordinator.api.limits import Load
 from coordinator.api.metrics import Metrics
-from coordinator.api.problems import jittered_s
+from coordinator.api.pacer import Pacer
 from coordinator.api.watcher import Watcher
 from coordinator.clock import Clock
 from coordinator.store.blobs import BlobStore
@@ -41,9 +41,9 @@ class Services:
     clock: Clock
     watcher: Watcher
     metrics: Metrics
+    pacer: Pacer
     refusals: RefusalCounts
     load: Load
-    wait_s: float  #: mean seconds that a device without work is told to wait
     #: Threads of their own: readiness is told when all the others hang.
     checkers: ThreadPoolExecutor = dataclasses.field(
         default_factory=lambda: ThreadPoolExecutor(4, "checker")
@@ -53,10 +53,7 @@ class Services:
     #: Whether devices sign their requests; otherwise they bear their token.
     devices_sign: bool = False
     clock_skew: dt.timedelta = dt.timedelta(seconds=300)  #: that signatures may have
-
-    def jittered_wait_s(self) -> float:
-        """Draw how long a device without work should wait, in seconds."""
-        return jittered_s(self.wait_s)
+    partial_bytes: int = 1 << 30  #: that may be kept of partial uploads, all together
 
     async def call(self, body: Callable[[], T]) -> T:
         """Run a use case off the event loop."""

@@ -5,12 +5,13 @@ from collections.abc import AsyncIterator
 from typing import Annotated
 
 import fastapi
-from fastapi import Header, Query
-from fastapi.sse import EventSourceResponse, ServerSentEvent
+from fastapi import Header, Query, Response
+from fastapi.responses import StreamingResponse
+from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 
 from coordinator.api import callers, rendering
 from coordinator.api.problems import refusals
-from coordinator.api.services import Given
+from coordinator.api.services import Given, Services
 from coordinator.domain.aggregation import Score
 from coordinator.protocol import operations, paths, problems
 from coordinator.protocol.manifest import Name
@@ -20,6 +21,21 @@ router = fastapi.APIRouter(tags=["operator"])
 _OPERATOR = (problems.UNAUTHENTICATED, problems.FORBIDDEN)
 _STREAM_WAIT_S = 15.0
 _STREAM_BATCH = 500
+_EVENT_SCHEMA = {
+    "type": "object",
+    "properties": {name: {"type": "string"} for name in ("data", "event", "id")},
+}
+_UNBUFFERED = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+
+
+class _EventStream(StreamingResponse):
+    """Server-sent events.
+
+    The framework's own way, a route that yields, raises into the log when the reader
+    goes away.
+    """
+
+    media_type = "text/event-stream"
 
 
 @router.post(
@@ -236,8 +252,14 @@ async def record_held_out(
 
 @router.get(
     paths.EVENTS,
-    response_class=EventSourceResponse,
-    responses=refusals(*_OPERATOR),
+    response_class=_EventStream,
+    responses={
+        200: {
+            "description": "Events as they happen, without end.",
+            "content": {_EventStream.media_type: {"itemSchema": _EVENT_SCHEMA}},
+        },
+        **refusals(*_OPERATOR),
+    },
     dependencies=[callers.READ],
     summary="Follow what happens",
 )
@@ -247,12 +269,20 @@ async def stream_events(
         int, Query(ge=0, le=2**53, description="Only events with a greater id.")
     ] = 0,
     last_event_id: Annotated[
-        int | None,
-        Header(ge=0, le=2**53, description="Sent by browsers that reconnect."),
-    ] = None,
-) -> AsyncIterator[ServerSentEvent]:
+        int,
+        Header(
+            ge=0,
+            le=2**53,
+            description="Sent by browsers that reconnect; the greater of both counts.",
+        ),
+    ] = 0,
+) -> Response:
     """Stream the history as server-sent events: `id`, `event` (its type), `data`."""
-    position = after if last_event_id is None else last_event_id
+    return _EventStream(_events(given, max(after, last_event_id)), headers=_UNBUFFERED)
+
+
+async def _events(given: Services, position: int) -> AsyncIterator[bytes]:
+    has_waited = False
     while not given.watcher.stopped:
         recorded = await given.call(
             functools.partial(
@@ -261,10 +291,13 @@ async def stream_events(
         )
         for each in recorded:
             position = each.id
-            yield ServerSentEvent(
-                data=rendering.event(each).model_dump(mode="json"),
+            yield format_sse_event(
+                data_str=rendering.event(each).model_dump_json(),
                 event=each.happening,
                 id=str(each.id),
             )
         if not recorded:
+            if has_waited:
+                yield KEEPALIVE_COMMENT
             await given.watcher.wait_for_events(position, _STREAM_WAIT_S)
+        has_waited = not recorded

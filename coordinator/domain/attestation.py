@@ -41,6 +41,15 @@ _FIELDS: Final = (
     der.SEQUENCE,  # softwareEnforced
     der.SEQUENCE,  # hardwareEnforced
 )
+#: What the library raises of a certificate, when it is parsed or looked into.
+_MALFORMED: Final = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+)
 _PURPOSE: Final = 1
 _ORIGIN: Final = 702
 _PURPOSE_SIGN: Final = 2
@@ -93,9 +102,10 @@ class AndroidKeyAttestor:
         try:
             self._insist_trusted(certificates, now)
             described = _describe(certificates)
-        except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+            attested_key = _spki(certificates[0])
+        except _MALFORMED as error:
             raise AttestationRefused("a certificate is malformed") from error
-        if _spki(certificates[0]) != _spki_of(key):
+        if attested_key != _spki_of(key):
             raise AttestationRefused("the leaf is of another key")
         if described.level < self._least:
             raise AttestationRefused(
@@ -215,7 +225,7 @@ def _parse(chain: Sequence[bytes]) -> list[x509.Certificate]:
         )
     try:
         return [x509.load_der_x509_certificate(content) for content in chain]
-    except ValueError as error:
+    except _MALFORMED as error:
         raise AttestationRefused("a certificate is malformed") from error
 
 
@@ -249,7 +259,7 @@ def _insist_may_issue(issuer: x509.Certificate, *, below: int) -> None:
 def _is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
     try:
         certificate.verify_directly_issued_by(issuer)
-    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+    except (*_MALFORMED, InvalidSignature):
         return False
     return True
 

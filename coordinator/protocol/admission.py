@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, Field
 
-from coordinator.protocol.manifest import Record, example
+from coordinator.protocol.manifest import Record, Request, example
 from coordinator.protocol.messages import PRINTABLE, Id
 
 Label = Annotated[
@@ -16,7 +16,7 @@ Label = Annotated[
 RoleName = Literal["read", "run", "admin"]
 
 
-class EnrolmentTokenRequest(Record):
+class EnrolmentTokenRequest(Request):
     """Make an enrolment token."""
 
     model_config = example(name="pilot fleet", max_uses=200, valid_s=604_800)
@@ -61,7 +61,7 @@ class EnrolmentTokenList(Record):
     tokens: tuple[EnrolmentTokenState, ...]
 
 
-class OperatorRequest(Record):
+class OperatorRequest(Request):
     """Admit an operator."""
 
     model_config = example(name="dashboard", role="read")

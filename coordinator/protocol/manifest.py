@@ -27,6 +27,15 @@ class Record(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
 
 
+class Request(Record):
+    """A record that comes in: types are what JSON says they are.
+
+    No number is read out of a text or a boolean, and no whole number out of 1.0.
+    """
+
+    model_config = pydantic.ConfigDict(strict=True)
+
+
 def example(**fields: JsonValue) -> pydantic.ConfigDict:
     """Return the configuration of a record that OpenAPI shows with this example."""
     return pydantic.ConfigDict(json_schema_extra={"examples": [fields]})
@@ -53,8 +62,12 @@ class TensorSpec(Record):
     """One tensor of the model."""
 
     name: TensorName
-    shape: tuple[Annotated[int, pydantic.Field(ge=1)], ...]
-    dtype: Literal["float32"] = "float32"
+    shape: tuple[Annotated[int, pydantic.Field(ge=1)], ...] = pydantic.Field(
+        description="Length of each axis; none: a single number."
+    )
+    dtype: Literal["float32"] = pydantic.Field(
+        "float32", description="Type of its elements, little-endian."
+    )
     offset: int = pydantic.Field(
         ge=0, description="Index of its first element in the flat vector."
     )
@@ -73,15 +86,19 @@ class Argument(Record):
     """One input or output of a signature; ``None`` in a shape is any length."""
 
     name: str
-    shape: tuple[int | None, ...]
-    dtype: Literal["float32", "int32"]
-    description: str
+    shape: tuple[int | None, ...] = pydantic.Field(
+        description="Length of each axis; null: any."
+    )
+    dtype: Literal["float32", "int32"] = pydantic.Field(
+        description="Type of its elements."
+    )
+    description: str = pydantic.Field(description="What it is, for people.")
 
 
 class Signature(Record):
     """One callable of the training artefact."""
 
-    description: str
+    description: str = pydantic.Field(description="What it does, for people.")
     inputs: tuple[Argument, ...]
     outputs: tuple[Argument, ...]
 
@@ -89,9 +106,9 @@ class Signature(Record):
 class Artefact(Record):
     """A file that belongs to the model, named by the digest of its bytes."""
 
-    file: Name
+    file: Name = pydantic.Field(description="Its name in the model's folder.")
     size_bytes: int = pydantic.Field(ge=1)
-    sha256: Sha256
+    sha256: Sha256 = pydantic.Field(description="SHA-256 of its bytes.")
 
 
 class Patch(Record):
@@ -101,23 +118,27 @@ class Patch(Record):
     ``numpy.transpose``), little-endian float32, C order.
     """
 
-    tensor: TensorName
+    tensor: TensorName = pydantic.Field(description="Name of the tensor.")
     file_offset: int = pydantic.Field(ge=0, description="Bytes from the file's start.")
-    axes: tuple[int, ...]
+    axes: tuple[int, ...] = pydantic.Field(
+        description="Order of the tensor's axes in the buffer."
+    )
 
 
 class Manifest(Record):
     """Everything a device or a coordinator must know of a model."""
 
-    format: Literal[1] = 1
+    format: Literal[1] = pydantic.Field(1, description="Version of this format.")
     model: Name
-    description: str
+    description: str = pydantic.Field(description="What the model is, for people.")
     input_shape: tuple[Annotated[int, pydantic.Field(ge=1)], ...] = pydantic.Field(
         description="Shape of one example."
     )
     classes: int = pydantic.Field(ge=2)
     tensors: tuple[TensorSpec, ...] = pydantic.Field(min_length=1)
-    signatures: dict[str, Signature]
+    signatures: dict[str, Signature] = pydantic.Field(
+        description="What the training artefact can be called for, by name."
+    )
     train: Artefact = pydantic.Field(
         description="Training graph without weights, builtin operators only."
     )

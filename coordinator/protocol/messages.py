@@ -8,7 +8,7 @@ from pydantic import AwareDatetime, Field
 from coordinator.protocol.deltas import EncodingName
 from coordinator.protocol.device_keys import MAX_CHARACTERS
 from coordinator.protocol.encodings import MAX_EXAMPLES, MAX_LOSS
-from coordinator.protocol.manifest import Name, Record, Sha256, example
+from coordinator.protocol.manifest import Name, Record, Request, Sha256, example
 from coordinator.protocol.plan_training import TrainingPlan
 from coordinator.protocol.vocabulary import FailureReason, Kind, WaitReason
 
@@ -16,7 +16,7 @@ PRINTABLE: Final = r"^[^\x00]*$"  # Postgres stores no zero byte
 Id = Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
 
 
-class Capabilities(Record):
+class Capabilities(Request):
     """What a device can run."""
 
     runtime: str = Field(
@@ -27,7 +27,7 @@ class Capabilities(Record):
     )
 
 
-class EnrolRequest(Record):
+class EnrolRequest(Request):
     """A device introduces itself."""
 
     model_config = example(
@@ -63,6 +63,7 @@ class EnrolRequest(Record):
     ] = Field(
         (),
         max_length=10,
+        strict=False,  # JSON has lists and no tuples
         description="Where the coordinator insists on it: the key's chain of "
         "certificates, leaf first, each the base64 of its DER.",
     )
@@ -93,7 +94,7 @@ class Challenge(Record):
     expires_at: AwareDatetime
 
 
-class CheckInRequest(Record):
+class CheckInRequest(Request):
     """A device asks for work."""
 
     model_config = example(wait_s=10)
@@ -109,6 +110,7 @@ class CheckInRequest(Record):
     encodings: tuple[EncodingName, ...] = Field(
         ("f32",),
         max_length=8,
+        strict=False,  # JSON has lists and no tuples
         description="Encodings that the device can write, beside `f32`, which all can.",
     )
 
@@ -174,9 +176,14 @@ class Assignment(Record):
     lease_expires_at: AwareDatetime = Field(
         description="From then on the place is another's and a report is refused."
     )
-    lease_s: float = Field(description="Seconds of lease that were left when answered.")
+    lease_s: float = Field(
+        ge=0,
+        allow_inf_nan=False,
+        description="Seconds of lease that were left when answered.",
+    )
     max_report_bytes: int = Field(
-        description="Size that the report's body may have, before and after coding."
+        ge=0,
+        description="Size that the report's body may have, before and after coding.",
     )
 
 
@@ -186,7 +193,10 @@ class CheckIn(Record):
     assignment: Assignment | None
     wait_reason: WaitReason | None = Field(description="Absent with an assignment.")
     retry_after_s: float | None = Field(
-        description="Seconds to the next check-in, jittered; absent with an assignment."
+        ge=0,
+        allow_inf_nan=False,
+        description="Seconds to the next check-in, this device's own; absent with an "
+        "assignment.",
     )
 
 
@@ -200,7 +210,7 @@ class Receipt(Record):
     accepted_at: AwareDatetime
 
 
-class _Sums(Record):
+class _Sums(Request):
     loss_sum: float = Field(
         ge=0,
         le=MAX_LOSS * MAX_EXAMPLES,
@@ -241,12 +251,12 @@ class EvaluationReceipt(Record):
     accepted_at: AwareDatetime
 
 
-class FailureReport(Record):
+class FailureReport(Request):
     """A device gives its assignment up, which frees the place."""
 
     model_config = example(reason="interrupted", detail="unplugged")
 
-    reason: FailureReason
+    reason: FailureReason = Field(strict=False)  # JSON has no enumerations
     detail: str | None = Field(
         None,
         max_length=500,

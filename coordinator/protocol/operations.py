@@ -4,13 +4,13 @@ from typing import Any, Literal
 
 from pydantic import AwareDatetime, Field
 
-from coordinator.protocol.manifest import Name, Record, Sha256, example
+from coordinator.protocol.manifest import Name, Record, Request, Sha256, example
 from coordinator.protocol.messages import Download, Id
 from coordinator.protocol.plans import Plan
 from coordinator.protocol.vocabulary import Kind
 
 
-class TaskRequest(Record):
+class TaskRequest(Request):
     """Start a task."""
 
     model_config = example(
@@ -74,7 +74,7 @@ class TaskState(Record):
     open_rounds: tuple[RoundState, ...]
 
 
-class RollbackRequest(Record):
+class RollbackRequest(Request):
     """Let a task go on from another of its versions."""
 
     model_config = example(version=3)
@@ -96,7 +96,7 @@ class RoundList(Record):
     rounds: tuple[RoundState, ...]
 
 
-class Score(Record):
+class Score(Request):
     """How good a version is on some examples."""
 
     examples: int = Field(ge=1, le=2**53, description="Examples behind the figures.")
@@ -138,7 +138,7 @@ class Personalized(Record):
     )
 
 
-class HeldOutReport(Record):
+class HeldOutReport(Request):
     """An operator's own measurement of a version on central held-out examples."""
 
     model_config = example(
@@ -274,7 +274,7 @@ class VersionList(Record):
     versions: tuple[VersionState, ...]
 
 
-class TagRequest(Record):
+class TagRequest(Request):
     """Let a tag point to a version."""
 
     model_config = example(version=3)

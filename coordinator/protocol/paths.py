@@ -59,6 +59,16 @@ def update(assignment: str) -> str:
     return f"/v1/assignments/{assignment}/update"
 
 
+def upload(update_path: str, sha256: str) -> str:
+    """Where what has come in of an update's body can be asked for and continued.
+
+    Args:
+        update_path: Where the update is posted.
+        sha256: Of the whole body as sent, 64 hex digits.
+    """
+    return f"{update_path}/{sha256}"
+
+
 def evaluation(assignment: str) -> str:
     """Where the device of an assignment posts its evaluation."""
     return f"/v1/assignments/{assignment}/evaluation"

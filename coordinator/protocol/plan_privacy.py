@@ -6,7 +6,7 @@ from typing import Final, Literal, Self, TypeAlias
 import pydantic
 from pydantic import Field
 
-from coordinator.protocol.manifest import Record
+from coordinator.protocol.manifest import Request
 from coordinator.protocol.plan_checks import refuse_set
 from coordinator.protocol.plan_rounds import ParticipationPlan, RoundPlan
 from coordinator.protocol.plan_server import AggregationPlan, GatePlan
@@ -16,7 +16,7 @@ _MOST_CHOSEN: Final = 100_000
 MAX_BSR_ROUNDS: Final = 2000  # a worker that starts draws the noise of all before
 
 
-class PrivacyPlan(Record):
+class PrivacyPlan(Request):
     """Differential privacy of one enrolled device, in every version of the task.
 
     The coordinator clips each update, adds the clipped ones up as whole numbers, adds

@@ -5,10 +5,10 @@ from typing import Self
 import pydantic
 from pydantic import Field
 
-from coordinator.protocol.manifest import Record
+from coordinator.protocol.manifest import Request
 
 
-class _Collection(Record):
+class _Collection(Request):
     """What every kind of round has: results enough to close, and to be of use."""
 
     goal: int
@@ -58,7 +58,7 @@ class RoundPlan(_Collection):
     )
 
 
-class ParticipationPlan(Record):
+class ParticipationPlan(Request):
     """How often one device may take part in training.
 
     Held to exactly, whatever happens at the same time: an update that was accepted
@@ -80,7 +80,7 @@ class ParticipationPlan(Record):
     )
 
 
-class AsynchronousPlan(Record):
+class AsynchronousPlan(Request):
     """Collect without waiting: a round is the next ``round.goal`` updates.
 
     Source: Nguyen et al. 2022, "Federated Learning with Buffered Asynchronous

@@ -5,11 +5,11 @@ from typing import Literal, Self
 import pydantic
 from pydantic import Field
 
-from coordinator.protocol.manifest import Record
+from coordinator.protocol.manifest import Request
 from coordinator.protocol.plan_checks import refuse_set
 
 
-class ScheduledRate(Record):
+class ScheduledRate(Request):
     """A table of a plan with a ``learning_rate`` that its round's number decides."""
 
     learning_rate: float

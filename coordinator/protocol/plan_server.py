@@ -6,7 +6,7 @@ from typing import Final, Literal, Self, TypeAlias
 import pydantic
 from pydantic import Field
 
-from coordinator.protocol.manifest import Record
+from coordinator.protocol.manifest import Request
 from coordinator.protocol.plan_checks import refuse_set
 from coordinator.protocol.plan_rounds import RoundPlan
 from coordinator.protocol.plan_schedule import ScheduledRate
@@ -18,7 +18,7 @@ AggregationRule: TypeAlias = Literal[
 MAX_ROBUST_GOAL: Final = 4096  # a float64 for every two updates is then 128 MiB
 
 
-class AggregationPlan(Record):
+class AggregationPlan(Request):
     """How a round's updates become one aggregate.
 
     Zeroing, then clipping, then the rule. Only the mean weighs devices by examples,
@@ -224,7 +224,7 @@ class ServerPlan(ScheduledRate):
         return self
 
 
-class GatePlan(Record):
+class GatePlan(Request):
     """What a result must be to become its task's current version, and to stay it."""
 
     window: int = Field(

@@ -12,7 +12,7 @@ import pydantic
 from pydantic import Field
 
 from coordinator.protocol.deltas import EncodingName
-from coordinator.protocol.manifest import Name, Record
+from coordinator.protocol.manifest import Name, Request
 from coordinator.protocol.plan_privacy import PrivacyPlan
 from coordinator.protocol.plan_rounds import (
     AsynchronousPlan,
@@ -24,7 +24,7 @@ from coordinator.protocol.plan_server import AggregationPlan, GatePlan, ServerPl
 from coordinator.protocol.plan_training import TrainingPlan
 
 
-class UpdatePlan(Record):
+class UpdatePlan(Request):
     """How devices write their deltas. One that cannot, writes ``f32``."""
 
     encoding: EncodingName = Field(
@@ -46,7 +46,7 @@ class UpdatePlan(Record):
     )
 
 
-class Reference(Record):
+class Reference(Request):
     """A figure from elsewhere that reports print beside ours."""
 
     source: str = Field(max_length=200, description="Where the figure is from.")
@@ -55,7 +55,7 @@ class Reference(Record):
     )
 
 
-class Plan(Record):
+class Plan(Request):
     """Every setting of a task."""
 
     model: Name = Field("cnn", description="A model that the coordinator holds.")
@@ -127,9 +127,11 @@ def parse(text: str) -> Plan:
         InvalidPlan: The text is not TOML or not a plan.
     """
     try:
-        return Plan.model_validate(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
+        content = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # TOML, or numbers and depth beyond
         raise InvalidPlan(f"not TOML: {error}") from error
+    try:
+        return Plan.model_validate(content)
     except pydantic.ValidationError as error:
         lines = [
             f"{'.'.join(map(str, fault['loc'])) or 'plan'}: {fault['msg']}"

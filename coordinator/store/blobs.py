@@ -19,10 +19,11 @@ import shutil
 import stat
 import uuid
 from collections.abc import Iterator
-from typing import BinaryIO, Final
+from typing import Any, BinaryIO, Final
 
 from coordinator.protocol.digests import sha256_hex
 from coordinator.store.files import Folders, Incoming, storage, sync
+from coordinator.store.partials import Partials
 
 #: A file that nothing names and that is older belongs to no upload any more.
 STALE_AFTER: Final = dt.timedelta(hours=1)
@@ -62,6 +63,7 @@ class BlobStore:
         self._folders = Folders(folder, durable=durable)
         self._incoming = folder / "incoming"
         self._incoming.mkdir(parents=True, exist_ok=True)
+        self.partials = Partials(folder, durable=durable)  #: of broken uploads
 
     def put(self, content: bytes) -> str:
         """Keep ``content`` by its digest, which is returned (64 hex digits).
@@ -195,9 +197,15 @@ class BlobStore:
             path.unlink()
 
     def delete_updates(self, round_id: int) -> None:
-        """Delete every update of a round. None there is no error."""
-        with storage("delete updates"), contextlib.suppress(FileNotFoundError):
-            shutil.rmtree(self._folder / "updates" / str(round_id))
+        """Delete every update of a round. None there is no error.
+
+        Others may be at it too: what they were faster with is passed over, and when
+        this returns there is nothing left, whatever becomes of them.
+        """
+        with storage("delete updates"):
+            shutil.rmtree(
+                self._folder / "updates" / str(round_id), onerror=_unless_gone
+            )
 
     def list_files(self) -> list[StoredFile]:
         """Return every file, what is still coming in too."""
@@ -321,6 +329,12 @@ class BlobStore:
 
 def _raise(error: OSError) -> None:
     raise error
+
+
+def _unless_gone(_call: object, _path: object, caught: tuple[Any, Any, Any]) -> None:
+    error: BaseException = caught[1]
+    if not isinstance(error, FileNotFoundError):
+        raise error
 
 
 def _insist(path: pathlib.Path, content: bytes | mmap.mmap, sha256: str) -> None:

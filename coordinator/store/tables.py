@@ -341,6 +341,26 @@ releases = sa.Table(
     sa.CheckConstraint("number >= 1", name="from_one"),
 )
 
+# What has come in of an update that is sent in parts: deleted with its lease, or with
+# the round that it landed in.
+partial_uploads = sa.Table(
+    "partial_uploads",
+    metadata,
+    # fixed
+    sa.Column(
+        "assignment_id", _id(), sa.ForeignKey(assignments.c.id), primary_key=True
+    ),
+    sa.Column("sha256", sa.String(64), nullable=False),  # of the whole, as sent
+    sa.Column("coding", sa.String(16), nullable=False),
+    # changes
+    sa.Column("length", _count()),  # of the whole; none: not known yet
+    sa.Column("reserved_bytes", _count(), nullable=False),
+    sa.Column("parts", sa.JSON, nullable=False),  # name and size of each, in order
+    sa.Column("is_complete", sa.Boolean, nullable=False),
+    sa.Column("revision", sa.Integer, nullable=False),
+    sa.CheckConstraint("reserved_bytes >= 0", name="reserved_not_negative"),
+)
+
 evaluations = sa.Table(
     "evaluations",
     metadata,

@@ -96,6 +96,16 @@ def check_in(
     return store.run("check_in", body)
 
 
+def places_wanted(store: Store) -> int:
+    """Return how many places there are in all unfinished rounds together.
+
+    Those of a round that is being folded count: the next one will have as many.
+    """
+    return store.read(
+        lambda tx: sum(round_.policy.places for round_ in rounds.unfinished(tx))
+    )
+
+
 def _held(
     tx: Transaction, own: Sequence[Assignment], key: str, now: dt.datetime
 ) -> tuple[Assignment, Round] | None:

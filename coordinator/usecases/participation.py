@@ -54,6 +54,7 @@ class Expected:
     encodings: tuple[str, ...]
     keeps_report: bool  #: whether examples and metrics of a device are kept
     previous: AcceptedUpdate | None  #: what was accepted before, if anything was
+    lease_expires_at: dt.datetime
 
     @property
     def max_bytes(self) -> int:
@@ -109,6 +110,7 @@ def expect_update(
             encodings=tuple(dict.fromkeys(("f32", plan.update.encoding))),
             keeps_report=plan.privacy is None,
             previous=previous,
+            lease_expires_at=assignment.lease_expires_at,
         )
 
     return store.read(body)

@@ -8,7 +8,6 @@ import hashlib
 import lzma
 import os
 import pathlib
-import shutil
 import tempfile
 from typing import BinaryIO, Final
 
@@ -20,6 +19,8 @@ from device_sim.data.federation import DataError
 
 TIMEOUT_S: Final = 30.0
 COPY_BYTES: Final = 1 << 20
+MAX_BYTES: Final = 16 << 30  #: unpacked; federated EMNIST has 4.7 GB
+_MEMORY_BYTES: Final = 1 << 30  # a dictionary of the highest preset has 64 MiB
 
 
 def fetch_unpacked(url: str, path: pathlib.Path, *, sha256: str | None) -> None:
@@ -59,7 +60,11 @@ def fetch_unpacked(url: str, path: pathlib.Path, *, sha256: str | None) -> None:
                     f"was changed on its way, or the data set is new; if you trust it, "
                     f"unpack it to {path} yourself"
                 )
-            _unpack(packed, unpacked, progress)
+            with (
+                progress.open(packed, "rb", description="unpacking") as source,
+                unpacked.open("wb") as target,
+            ):
+                unpack(source, target, limit=MAX_BYTES)
             # On one file system, so another process sees the old or the whole file.
             os.replace(unpacked, path)  # noqa: PTH105  - os.replace says it is atomic
     except httpx.HTTPError as error:
@@ -94,12 +99,33 @@ def _download(url: str, file: BinaryIO, progress: rich.progress.Progress) -> str
     return digest.hexdigest()
 
 
-def _unpack(
-    packed: pathlib.Path, unpacked: pathlib.Path, progress: rich.progress.Progress
-) -> None:
-    with (
-        progress.open(packed, "rb", description="unpacking") as raw,
-        lzma.open(raw, "rb") as source,
-        unpacked.open("wb") as target,
-    ):
-        shutil.copyfileobj(source, target, COPY_BYTES)
+def unpack(source: BinaryIO, target: BinaryIO, *, limit: int) -> None:
+    """Undo xz or lzma.
+
+    Args:
+        source: The compressed bytes, one stream or several.
+        target: Where what is inside goes.
+        limit: Most bytes that may be inside.
+
+    Raises:
+        DataError: More bytes come out.
+        LZMAError: It is no such stream, or needs more memory than may be.
+        EOFError: It is cut short.
+    """
+    size = 0
+    packed = source.read(COPY_BYTES)
+    while True:
+        decoder = lzma.LZMADecompressor(memlimit=_MEMORY_BYTES)
+        while not decoder.eof:
+            content = decoder.decompress(packed, COPY_BYTES)
+            size += len(content)
+            if size > limit:
+                raise DataError(f"more than {limit} bytes are inside: it cannot be it")
+            target.write(content)
+            packed = b""
+            if decoder.needs_input and not (packed := source.read(COPY_BYTES)):
+                raise EOFError("it ends before its end mark")
+        # Zeros may stand between streams.
+        packed = (decoder.unused_data or source.read(COPY_BYTES)).lstrip(b"\0")
+        if not packed:
+            return

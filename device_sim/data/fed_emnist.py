@@ -99,7 +99,12 @@ def load(
                 devices=devices,
                 rng=rng,
             )
-    except (sqlite3.Error, examples.MalformedExample) as error:
+    except (
+        sqlite3.Error,
+        UnicodeDecodeError,  # sqlite3's, of what a damaged schema says
+        MemoryError,  # a length in it is beyond all bounds
+        examples.MalformedExample,
+    ) as error:
         raise DataError(
             f"{path} is not the database of federated EMNIST ({error}): delete it, and "
             "it is downloaded again"

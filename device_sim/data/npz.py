@@ -8,7 +8,9 @@ they are no devices, and the held-out set is all that they wrote. Without it eve
 writer may be a device, and the held-out set is the test part of each.
 """
 
+import lzma
 import pathlib
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -103,9 +105,12 @@ def _read(path: pathlib.Path) -> Mapping[str, npt.NDArray[Any]]:
         EOFError,
         ValueError,
         TypeError,  # a lone array cannot be opened by ``with``
+        MemoryError,  # a header promises more than there is room for
+        tokenize.TokenError,  # numpy reads headers as Python
         zipfile.BadZipFile,
         zlib.error,
-        NotImplementedError,  # zipfile: a compression that it does not know
+        lzma.LZMAError,
+        RuntimeError,  # zipfile: encrypted, or a compression that it does not know
     ) as error:
         raise DataError(
             f"{path} is not a readable npz file ({error}): it may be cut short or of "
@@ -116,6 +121,9 @@ def _read(path: pathlib.Path) -> Mapping[str, npt.NDArray[Any]]:
 
 
 def _check(arrays: Mapping[str, npt.NDArray[Any]], path: pathlib.Path) -> None:
+    for name, array in arrays.items():
+        if not isinstance(array, np.ndarray):  # numpy hands out other members as bytes
+            raise DataError(f"{path} is not a readable npz file: {name} is no array")
     images = arrays["images"]
     if images.dtype != np.uint8 or images.shape[1:] != (SIDE, SIDE) or not len(images):
         raise DataError(

@@ -1,6 +1,7 @@
 """Enrol, check in, evaluate, give up."""
 
 import asyncio
+import math
 from typing import Any
 
 import pytest
@@ -210,8 +211,24 @@ async def test_without_work_the_device_is_told_how_long_to_wait(api: Api) -> Non
         )
         waits.append(answer["retry_after_s"])
 
-    assert all(2.5 <= wait <= 7.5 for wait in waits)
+    now_s = api.federation.clock.now().timestamp()
+    gathering = math.ceil(now_s / 5 + 0.25) * 5  # not before a quarter of the time
+    assert all(gathering <= now_s + wait < gathering + 1 for wait in waits)
     assert len(set(waits)) > 1
+
+
+async def test_more_devices_than_a_second_has_places_for_come_in_the_next(
+    api: Api,
+) -> None:
+    api.federation.start(settings=plan(goal=1))
+    api.federation.lease()
+    caller = api.enrol()
+
+    waits = [(await api.check_in(caller)).json()["retry_after_s"] for _ in range(31)]
+
+    # 30 a second: three times 50, the least that is reckoned with, in 5 seconds.
+    assert max(waits[:30]) - min(waits[:30]) < 1
+    assert math.floor(waits[30]) == math.floor(min(waits[:30])) + 1
 
 
 async def test_a_waiting_device_is_answered_as_soon_as_a_round_opens(api: Api) -> None:

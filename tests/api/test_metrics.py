@@ -8,6 +8,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from coordinator.domain import selection
 from coordinator.domain.events import Happening
 from coordinator.protocol import paths, problems
 from coordinator.protocol.vocabulary import WaitReason
@@ -84,6 +85,30 @@ async def test_the_funnel_of_a_round_is_counted(api: Api) -> None:
     name = "http_request_seconds_count"
     assert value(found, name, **served, status="200") == 1
     assert value(found, name, **served, status="422") == 1
+
+
+async def test_the_pace_of_check_ins_follows_what_rounds_want(api: Api) -> None:
+    federation = api.federation
+    caller = api.enrol()
+    for _ in range(3):
+        await api.check_in(caller)
+    idle = await read(api)
+    federation.start(settings=plan(goal=120))
+    for _ in range(selection.MAX_FAILURES):  # so often that the round is not for it
+        federation.give_up(federation.lease(caller.id))
+    federation.clock.advance(20)  # the three above should have come meanwhile
+    for _ in range(2):
+        await api.check_in(caller)
+
+    busy = await read(api)
+
+    # Three times the places, and 50 at least, in 5 seconds.
+    assert value(idle, "check_ins_per_second_target") == 30
+    assert value(busy, "check_ins_per_second_target") == 72
+    assert value(idle, "devices_expected") == 3
+    assert value(busy, "devices_expected") == 2
+    assert value(idle, "check_ins_per_second") == 0
+    assert 0 < value(busy, "check_ins_per_second") < 3 / 20
 
 
 async def test_rounds_are_timed_by_phase_whoever_folds_them(

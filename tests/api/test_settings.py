@@ -68,6 +68,8 @@ def test_a_database_url_is_taken_as_it_is(monkeypatch: pytest.MonkeyPatch) -> No
         ("SHOAL_PORT", "http", "port"),
         ("SHOAL_WAIT_S", "0", "wait_s"),
         ("SHOAL_WAIT_S", "nan", "wait_s"),
+        ("SHOAL_WAIT_S", "1801", "longest_wait_s must be twice wait_s"),
+        ("SHOAL_CHECK_INS_PER_S", "0", "check_ins_per_s"),
         ("SHOAL_WORKER_INTERVAL_S", "inf", "worker_interval_s"),
         ("SHOAL_COMPUTE", "tpu", "compute"),
         ("SHOAL_LOG_LEVEL", "loud", "log_level"),

@@ -1,6 +1,7 @@
 """What the HTTP client repeats, how long it waits, and which bytes it believes."""
 
 import email.utils
+import json
 from collections.abc import AsyncIterator, Callable
 
 import httpx
@@ -117,6 +118,28 @@ async def test_retry_after_is_waited_for(fields: dict[str, str], least: float):
     time = ManualTime()
     await calls_to(handler, time).enrol(messages.EnrolRequest())
     assert least <= time.slept[0] <= least + 0.2
+
+
+@pytest.mark.parametrize("seconds", ["-1e9", "NaN", "Infinity", '"x"'])
+async def test_a_wait_in_a_problem_that_is_none_is_passed_over(seconds: str):
+    body = json.dumps(problems.document(problems.UNAVAILABLE))
+    broken = body[:-1] + f', "retry_after_s": {seconds}}}'
+    handler, _ = in_turn(
+        httpx.Response(503, text=broken), httpx.Response(201, json=ENROLMENT)
+    )
+    time = ManualTime()
+    await calls_to(handler, time).enrol(messages.EnrolRequest())
+    assert 0 <= time.slept[0] <= 0.2
+
+
+@pytest.mark.parametrize("seconds", ["-1", "NaN", "Infinity"])
+async def test_a_check_in_whose_wait_is_none_is_unexpected(seconds: str):
+    text = '{"assignment": null, "wait_reason": "round_full", "retry_after_s": %s}'
+    handler, _ = in_turn(httpx.Response(200, text=text % seconds))
+    with pytest.raises(client.UnexpectedAnswer):
+        await calls_to(handler, ManualTime()).check_in(
+            identity.Bearer("t"), key="k", wait_s=0
+        )
 
 
 async def test_a_deadline_ends_the_repetitions_without_sleeping_past_it():

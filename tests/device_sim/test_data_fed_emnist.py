@@ -1,6 +1,7 @@
 import contextlib
 import hashlib
 import http.server
+import io
 import lzma
 import pathlib
 import sqlite3
@@ -9,7 +10,7 @@ import threading
 import numpy as np
 import pytest
 
-from device_sim.data import DataError, fed_emnist, load
+from device_sim.data import DataError, download, fed_emnist, load
 
 WRITERS = ("f0000_14", "f0001_41", "f0002_32")
 SPLITS = ("digits_only_train", "digits_only_test", "all_train", "all_test")
@@ -283,6 +284,29 @@ def test_a_cut_or_foreign_database_is_refused(cache: pathlib.Path):
         with pytest.raises(DataError, match="not the database"):
             load("fed-emnist", devices=3, seed=0, cache=cache)
         assert path.read_bytes() == content
+
+
+def test_a_database_whose_schema_is_no_text_is_refused(cache: pathlib.Path):
+    path = cache / fed_emnist.FILE
+    content = path.read_bytes()
+    broken = content.replace(b"TABLE client_metadata (", b"TABLE client_metadata \x81")
+    assert broken != content
+    path.write_bytes(broken)
+    with pytest.raises(DataError, match="not the database"):
+        load("fed-emnist", devices=3, seed=0, cache=cache)
+
+
+def test_a_database_that_inflates_too_far_is_cut_off():
+    packed, unpacked = io.BytesIO(lzma.compress(bytes(1 << 24))), io.BytesIO()
+    with pytest.raises(DataError, match="more than 1048576 bytes"):
+        download.unpack(packed, unpacked, limit=1 << 20)
+    assert unpacked.tell() <= 1 << 20
+
+
+def test_a_stream_that_needs_much_memory_is_refused():
+    head = bytes([0x5D]) + (3 << 30).to_bytes(4, "little") + b"\xff" * 8
+    with pytest.raises(lzma.LZMAError, match="Memory"):
+        download.unpack(io.BytesIO(head + bytes(99)), io.BytesIO(), limit=1 << 20)
 
 
 def test_the_cache_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch):

@@ -1,4 +1,5 @@
 import pathlib
+import zipfile
 
 import numpy as np
 import pytest
@@ -164,6 +165,40 @@ def test_a_cut_or_damaged_file_is_refused_wherever_it_is_cut(tmp_path: pathlib.P
     path.write_bytes(damaged)
     with pytest.raises(DataError, match=r"cut\.npz"):
         load(f"npz:{path}", devices=1, seed=0)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"no array at all",
+        b"\x93NUMPY\x01\x00\x08\x00{'descr'",
+        (
+            b"\x93NUMPY\x01\x00\x4a\x00{'descr': '|u1', 'fortran_order': False, "
+            b"'shape': (99999999999999, 28, 28)}\n"
+        ),
+    ],
+    ids=["no array", "no header", "no room"],
+)
+def test_a_member_that_is_no_array_is_refused(tmp_path: pathlib.Path, content: bytes):
+    path = save(tmp_path, arrays())
+    with zipfile.ZipFile(path) as whole:
+        members = {name: whole.read(name) for name in whole.namelist()}
+    with zipfile.ZipFile(path, "w") as changed:
+        for name, old in members.items():
+            changed.writestr(name, content if name == "images.npy" else old)
+    with pytest.raises(DataError, match="not a readable npz file"):
+        load(f"npz:{path}", devices=1, seed=0)
+
+
+def test_an_encrypted_file_is_refused(tmp_path: pathlib.Path):
+    path = save(tmp_path, arrays())
+    content = bytearray(path.read_bytes())
+    for mark, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        start = content.index(mark)
+        content[start + flags] |= 1
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="encrypted"):
+        load(f"npz:{path}", devices=5, seed=0)
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="the real data is not on this machine")

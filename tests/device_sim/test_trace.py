@@ -93,6 +93,8 @@ def test_a_window_is_read_from_its_text():
         ("[[groups]]\ndropout = 1.0", "groups.0.dropout"),
         ('[[groups]]\navailable = ["9-17"]', "groups.0.available.0"),
         ('starts_at = "24:00"', "starts_at"),
+        ("seconds_per_example = " + "1" * 5000, "not TOML"),
+        ("groups = " + "[" * 3000 + "]" * 3000, "not TOML"),
     ],
 )
 def test_a_wrong_trace_is_refused_by_field(text: str, message: str):

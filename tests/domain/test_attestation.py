@@ -110,6 +110,19 @@ def test_any_other_chain_is_refused(certificates: list[bytes], said: str) -> Non
         attestor().verify(certificates, KEY, now=NOW)
 
 
+def test_a_certificate_that_the_library_cannot_read_is_refused() -> None:
+    """Each of these makes it raise an error of its own, no ValueError."""
+    content = chain(leaf())[0]
+    version = content.replace(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x22")
+    usage, basic = b"\x06\x03\x55\x1d\x0f", b"\x06\x03\x55\x1d\x13"
+    twice = chain(MIDDLE.certificate)[0].replace(basic, usage)
+    for changed in (version, twice):
+        assert changed not in {content, chain(MIDDLE.certificate)[0]}
+        for certificates in ([changed], [content, changed], [changed, content]):
+            with pytest.raises(AttestationRefused):
+                attestor().verify(certificates, KEY, now=NOW)
+
+
 @pytest.mark.parametrize(
     ("description", "least", "said"),
     [

@@ -240,7 +240,18 @@ def test_plans_ship() -> None:
     assert {path.stem for path in SHIPPED} >= {"default", "seed"}
 
 
-@pytest.mark.parametrize("text", ["model", "= 1", "rounds = 1\nrounds = 2", "a = [1"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "model",
+        "= 1",
+        "rounds = 1\nrounds = 2",
+        "a = [1",
+        "seed = " + "1" * 5000,
+        "seed = " + "[" * 3000 + "]" * 3000,
+    ],
+    ids=lambda text: text[:12],
+)
 def test_a_text_that_is_no_toml_is_refused(text: str) -> None:
     with pytest.raises(InvalidPlan, match="not TOML"):
         parse(text)

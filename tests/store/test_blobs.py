@@ -142,3 +142,31 @@ def test_a_folder_that_is_gone_is_not_writable(
     (folder / "incoming").rmdir()
 
     assert not blobs.is_writable()
+
+
+def test_updates_are_all_deleted_though_others_delete_them_too(
+    blobs: BlobStore, folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(4):
+        incoming = blobs.new_incoming()
+        incoming.write_bytes(b"delta")
+        blobs.keep_update(
+            incoming, round_id=1, assignment_id="x", sha256=sha256_hex(b"delta")
+        )
+    unlink, faster = os.unlink, []
+
+    def unlink_after_another(
+        path: str | os.PathLike[str], *, dir_fd: int | None = None
+    ) -> None:
+        if not faster:
+            faster.append(path)
+            unlink(path, dir_fd=dir_fd)
+        unlink(path, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "unlink", unlink_after_another)
+
+    blobs.delete_updates(1)
+
+    assert faster
+    assert not (folder / "updates" / "1").exists()
+    blobs.delete_updates(1)

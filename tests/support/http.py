@@ -14,10 +14,12 @@ from coordinator.api import application
 from coordinator.api.audit import RefusalCounts
 from coordinator.api.limits import Load
 from coordinator.api.metrics import Metrics
+from coordinator.api.pacer import Pacer
 from coordinator.api.services import Services
 from coordinator.api.watcher import Watcher
 from coordinator.domain.devices import Role
 from coordinator.domain.limits import Limits
+from coordinator.domain.pacing import Pace
 from coordinator.protocol import digests, paths, problems
 from coordinator.protocol.problems import ProblemType
 from coordinator.usecases import devices, tokens
@@ -26,6 +28,7 @@ from tests.support.federation import Federation
 
 OPERATOR = "an operator's token"
 PATIENCE_S = 20.0
+PACE = Pace(gather_s=5.0, longest_s=60.0, most_per_s=100.0)
 LIMITS = Limits(
     address_requests_per_s=1e5,
     device_requests_per_s=1e5,
@@ -156,9 +159,9 @@ async def serve(
             clock=federation.clock,
             watcher=watcher,
             metrics=Metrics(Observer(federation.store)),
+            pacer=Pacer(federation.store, federation.clock, PACE),
             refusals=RefusalCounts(federation.store),
             load=load or Load(LIMITS),
-            wait_s=5.0,
             **settings,
         ),
         version="0.0.0",
