@@ -11,13 +11,22 @@ from coordinator import app as composition
 from coordinator import console, token_commands
 from coordinator.clock import SystemClock
 from coordinator.config import Settings
+from coordinator.domain import privacy_statement
 from coordinator.domain.aggregation import Score
 from coordinator.domain.evaluation import Distribution, Metrics
 from coordinator.domain.models import PRODUCTION
 from coordinator.protocol import operations, plans
 from coordinator.protocol.manifest import Name
 from coordinator.store import schema
-from coordinator.usecases import devices, diagnosis, models, registry, tasks, tokens
+from coordinator.usecases import (
+    devices,
+    diagnosis,
+    models,
+    privacy,
+    registry,
+    tasks,
+    tokens,
+)
 from coordinator.usecases.registry import Entry
 from coordinator.usecases.tasks import RoundView, VersionView
 
@@ -191,6 +200,18 @@ def stop_task(task: Annotated[str, typer.Argument(help="Name of the task.")]) ->
         store, _ = composition.prepare(settings)
         tasks.stop(store, task_id=task, now=SystemClock().now())
         typer.echo(f"task {task} is stopped")
+
+
+@tasks_cli.command("privacy")
+def show_privacy(
+    task: Annotated[str, typer.Argument(help="Name of the task.")],
+) -> None:
+    """Show what a task can give away of a device, and under which assumptions."""
+    with console.settings() as settings:
+        store, _ = composition.prepare(settings)
+        view = privacy.look(store, task_id=task)
+        for line in privacy_statement.of(view.task.plan, view.ledger).lines():
+            typer.echo(line)
 
 
 @models_cli.command("register")

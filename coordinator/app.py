@@ -203,6 +203,7 @@ def create_api(settings: Settings, store: Store, blobs: BlobStore) -> fastapi.Fa
         ),
         devices_sign=settings.device_auth == "signature",
         clock_skew=dt.timedelta(seconds=settings.clock_skew_s),
+        partial_bytes=settings.partial_bytes,
     )
     return application.create(services, version=importlib.metadata.version("shoal"))
 

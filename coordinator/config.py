@@ -109,6 +109,12 @@ class Settings(pydantic_settings.BaseSettings):
         description="Seconds that requests under way, and the fold of a round, have to "
         "end well after SIGTERM. Let the supervisor wait longer than that.",
     )
+    partial_bytes: int = Field(
+        1 << 30,
+        ge=0,
+        description="Most bytes that are kept of uploads that broke off, all together, "
+        "until their devices go on or their leases end. `0` keeps none.",
+    )
     trusted_proxies: str | None = Field(
         None,
         description="Addresses and networks of the proxies in front, by commas: their "

@@ -15,10 +15,11 @@ from typing import Final
 from coordinator import logs
 from coordinator.clock import Clock
 from coordinator.domain import gate
+from coordinator.domain.privacy import BudgetSpent
 from coordinator.store.blobs import STALE_AFTER, BlobLost, BlobStore
 from coordinator.store.engine import StaleWrite, Store
 from coordinator.store.files import StorageUnavailable
-from coordinator.usecases import access, release, rounds, workers
+from coordinator.usecases import access, release, rounds, uploads, workers
 from coordinator.usecases.rounds import Claim
 
 log = logging.getLogger(__name__)
@@ -137,6 +138,7 @@ class Worker:
         now = self._clock.now()
         if now >= self._forget_at:
             access.forget_nonces(self._store, now=now)
+            uploads.sweep(self._store, self._blobs, now=now)
             self._forget_at = now + _FORGET_EVERY
         return bool(advanced or claim or cleaned)
 
@@ -164,6 +166,10 @@ class Worker:
         except (ArithmeticError, gate.Rejected, BlobLost) as error:
             log.warning("round %d: %s", round_.id, error)
             rounds.give_up(self._store, claim, str(error), now=self._clock.now())
+            return
+        except BudgetSpent as error:
+            log.warning("task %s stops: %s", round_.task, error)
+            rounds.stop_spent(self._store, claim, str(error), now=self._clock.now())
             return
         except StorageUnavailable as error:
             log.error("round %d waits: %s", round_.id, error)  # noqa: TRY400 - no bug

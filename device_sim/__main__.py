@@ -153,6 +153,17 @@ def swarm(
             "stay.",
         ),
     ] = 0.0,
+    flaky: Annotated[
+        float,
+        typer.Option(
+            metavar="P",
+            min=0.0,
+            max=0.95,
+            help="Simulate a bad network: the body of a device's request breaks off "
+            "after a random part with this probability. Updates go on where they "
+            "broke off.",
+        ),
+    ] = 0.0,
     attack: Annotated[
         list[str] | None,
         typer.Option(
@@ -284,6 +295,7 @@ def swarm(
             max_noise=max_noise,
         ),
         dropout=dropout,
+        flaky=flaky,
         attacks=_read_attacks(attack or []),
         trace=None if trace is None else _read_trace(trace),
         coordinator=coordinator,

@@ -7,6 +7,7 @@ same choices, whatever order the network gives their requests.
 
 import dataclasses
 import enum
+from collections.abc import Callable
 
 import numpy as np
 
@@ -22,6 +23,7 @@ class Purpose(enum.IntEnum):
     TIE = 6  # who is first of those that are equally early
     ATTACK = 7  # which devices are attackers
     PERSONALIZATION = 8  # as TRAINING, for the copy that an evaluation fine-tunes
+    NETWORK = 9  # which bodies break off on their way, and where
 
 
 def training_generator(
@@ -93,6 +95,7 @@ class Behaviour:
     devices: int  #: that come in each round
     population: int | None = None  #: all there are; None: as many as come
     dropout: float = 0.0
+    flaky: float = 0.0  #: probability with which a body breaks off on its way
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -103,6 +106,8 @@ class Behaviour:
             )
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
+        if not 0 <= self.flaky < 1:
+            raise ValueError(f"flaky must lie in [0, 1), got {self.flaky}")
 
     def cohort(self, round_number: int) -> tuple[int, ...]:
         """Return the devices that come in a round, in ascending order."""
@@ -116,6 +121,23 @@ class Behaviour:
     def comes(self, *, round_number: int, device: int) -> bool:
         """Whether ``device`` is in the cohort of a round."""
         return device in self.cohort(round_number)
+
+    def network(self, device: int) -> Callable[[int], int | None]:
+        """Return what says of each body of a device where it breaks off.
+
+        It is handed a size in bytes and returns how many are sent, fewer than that;
+        None: the network holds.
+        """
+        rng = np.random.default_rng(
+            np.random.SeedSequence((int(Purpose.NETWORK), self.seed, device))
+        )
+
+        def cut(size: int) -> int | None:
+            if not size or rng.random() >= self.flaky:
+                return None
+            return int(rng.integers(size))
+
+        return cut
 
     @property
     def survivors(self) -> int:

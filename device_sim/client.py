@@ -15,7 +15,7 @@ import contextlib
 import dataclasses
 import email.utils
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Final, Self, TypeVar
 
 import httpx
@@ -24,6 +24,7 @@ import pydantic
 
 from coordinator.protocol import deltas, digests, messages, paths, problems
 from coordinator.protocol.manifest import Record
+from device_sim import uploads
 from device_sim.identity import Credential, Signer
 
 _RETRY_TYPES: Final = frozenset(kind.type for kind in problems.ALL if kind.retry)
@@ -71,7 +72,8 @@ class RetryPolicy:
 class Traffic:
     """Bytes that clients moved. Grows; repeated requests count again."""
 
-    bytes_up: int = 0  #: bodies sent
+    bytes_up: int = 0  #: bodies sent, of broken ones what was sent
+    broken: int = 0  #: bodies that the simulated network broke off
     bytes_down: int = 0  #: downloads received, as they came over the wire
 
 
@@ -87,8 +89,22 @@ class Client:
         policy: RetryPolicy | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         monotonic: Callable[[], float] = time.monotonic,
+        cut: Callable[[int], int | None] = lambda _: None,
     ) -> None:
+        """Call through ``http``.
+
+        Args:
+            http: Knows the coordinator's address.
+            jitter: Draws backoffs.
+            traffic: Counts; several clients may share it.
+            policy: When a call is repeated.
+            sleep: Waits so many seconds.
+            monotonic: Tells seconds.
+            cut: Says of a body of so many bytes after how many the network breaks off;
+                None: it holds.
+        """
         self._http = http
+        self._cut = cut
         self._jitter = jitter
         self._policy = policy or RetryPolicy()
         self._sleep = sleep
@@ -150,19 +166,29 @@ class Client:
             Refused: The coordinator will never take it.
             Unreachable: ``deadline``, on the client's monotonic clock, passed first.
         """
-        headers = {
-            "Content-Type": "application/octet-stream",
-            digests.FIELD: digests.content_digest(sha256),
-        }
-        answer = await self.send(
-            "POST",
-            path,
-            credential=credential,
-            headers=headers,
-            content=body,
-            deadline=deadline,
-        )
-        return parse(messages.Receipt, answer)
+        sending = uploads.Sending(path=path, body=body, sha256=sha256)
+        count = 0
+        while True:
+            method, target, fields, content = sending.request()
+            call = f"{method} {target}"
+            try:
+                answer = await self._once(method, target, credential, fields, content)
+            except httpx.TransportError as error:
+                sending.lose()
+                fault, retry_after_s = _describe(error), None
+            else:
+                if sending.step is uploads.Step.ASK and not _may_pass(answer):
+                    sending.learn(answer)
+                    continue
+                if answer.is_success:
+                    return parse(messages.Receipt, answer.content)
+                if sending.takes_back(answer):
+                    fault, retry_after_s = answer.reason_phrase, None
+                else:
+                    fault, retry_after_s = _read_refusal(answer)
+                    sending.lose()
+            await self._pause(call, count, deadline, fault, retry_after_s)
+            count += 1
 
     async def send_evaluation(
         self,
@@ -250,17 +276,13 @@ class Client:
             Refused: The answer is a refusal that stays one.
             Unreachable: ``deadline`` passed first.
         """
-        unproved = dict(_JSON) | dict(headers or {})
-        fields = dict(unproved)
+        fields = dict(_JSON) | dict(headers or {})
         limit = self._limit(deadline)
         count = 0
         while True:
-            self.traffic.bytes_up += len(content or b"")
-            if credential is not None:  # a signature counts once: each try has its own
-                fields |= credential.fields(method, path, unproved, content or b"")
             try:
-                response = await self._http.request(
-                    method, path, headers=fields, content=content
+                response = await self._once(
+                    method, path, credential, fields, content or b""
                 )
             except httpx.TransportError as error:
                 fault, retry_after_s = _describe(error), None
@@ -270,6 +292,31 @@ class Client:
                 fault, retry_after_s = _read_refusal(response)
             await self._pause(f"{method} {path}", count, limit, fault, retry_after_s)
             count += 1
+
+    async def _once(
+        self,
+        method: str,
+        path: str,
+        credential: Credential | None,
+        fields: Mapping[str, str],
+        content: bytes,
+    ) -> httpx.Response:
+        """Send a request once, over a network that may break off."""
+        proved = dict(fields)
+        if credential is not None:  # a signature counts once: each try has its own
+            proved |= credential.fields(method, path, fields, content)
+        size = self._cut(len(content))
+        if size is None:
+            self.traffic.bytes_up += len(content)
+            return await self._http.request(
+                method, path, headers=proved, content=content or None
+            )
+        self.traffic.bytes_up += size
+        self.traffic.broken += 1
+        proved["Content-Length"] = str(len(content))
+        return await self._http.request(
+            method, path, headers=proved, content=_broken_off(content[:size])
+        )
 
     async def _download(
         self, url: str, size_bytes: int | None, limit: float
@@ -363,8 +410,8 @@ class Connector:
         """Close every connection."""
         await self._opened.aclose()
 
-    async def client(self) -> Client:
-        """Return a new client; it is closed with the connector."""
+    async def client(self, cut: Callable[[int], int | None] = lambda _: None) -> Client:
+        """Return a new client, ``cut`` as for it; it is closed with the connector."""
         http = httpx.AsyncClient(
             base_url=self._url,
             timeout=_TIMEOUT,
@@ -376,6 +423,7 @@ class Connector:
             jitter=self._jitter,
             traffic=self._traffic,
             policy=self._policy,
+            cut=cut,
         )
 
 
@@ -400,6 +448,11 @@ def _json(record: Record) -> bytes:
     return record.model_dump_json(exclude_none=True).encode()
 
 
+async def _broken_off(content: bytes) -> AsyncIterator[bytes]:
+    yield content
+    raise httpx.WriteError("the simulated network broke off")
+
+
 def _describe(error: httpx.TransportError) -> str:
     return f"{type(error).__name__} {error}".strip()
 
@@ -418,15 +471,15 @@ def _read_refusal(response: httpx.Response) -> tuple[str, float | None]:
             title=response.reason_phrase or "no reason given",
             status=response.status_code,
         )
-    passes = (
-        problem.type in _RETRY_TYPES
-        or response.status_code in _RETRY_STATUS
-        or response.is_server_error
-    )
-    if not passes:
+    if problem.type not in _RETRY_TYPES and not _may_pass(response):
         raise Refused(problem)
     fault = f"{response.status_code} {problem.title}"
     return fault, _retry_after(response) or problem.retry_after_s
+
+
+def _may_pass(response: httpx.Response) -> bool:
+    """Whether a refusal may pass, by its status alone."""
+    return response.status_code in _RETRY_STATUS or response.is_server_error
 
 
 def _retry_after(response: httpx.Response) -> float | None:

@@ -40,7 +40,7 @@ async def enlist(
                 shard=honest
                 if attack is None
                 else attack.falsified(honest, classes=federation.classes),
-                calls=await connector.client(),
+                calls=await connector.client(habits.network(index)),
                 library=own,
                 trainers=trainers,
                 habits=habits,

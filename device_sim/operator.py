@@ -17,6 +17,7 @@ from coordinator.protocol.manifest import Record
 from coordinator.protocol.operations import (
     HeldOutReport,
     MetricsList,
+    PrivacyReport,
     RoundList,
     RoundState,
     Score,
@@ -90,6 +91,11 @@ class Operator:
         """Return what is known of every version, oldest first."""
         body = await self._get(paths.metrics(self.task))
         return client.parse(MetricsList, body).versions
+
+    async def privacy(self) -> PrivacyReport:
+        """Return what the task has given away so far."""
+        body = await self._get(paths.privacy(self.task))
+        return client.parse(PrivacyReport, body)
 
     async def report_held_out(self, version: int, score: Score) -> None:
         """Tell the coordinator how good ``version`` is."""

@@ -14,6 +14,8 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from coordinator.protocol.operations import PrivacyReport
+
 if TYPE_CHECKING:
     import matplotlib.axes
 
@@ -51,6 +53,7 @@ class RoundRow:
     federated_distribution: Mapping[str, float] | None = None
     personalized: Mapping[str, Any] | None = None
     simulated_s: float | None = None  # what it would have taken on the trace's devices
+    epsilon: float | None = None  # of this round's release and all before it
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +71,7 @@ class RunReport:
     simulated_s: float | None = None  # of all rounds together
     attackers: Mapping[str, int] = dataclasses.field(default_factory=dict)  # by attack
     backdoor_success: float | None = None  # of the last version, where one was tried
+    delta: float | None = None  # of every epsilon; None: nothing is promised
     stopped: str | None = None  # why the task did not get through its rounds
     bytes_up_a_device: float | None = None  # for an update, mean; None: there was none
     bytes_down_a_device: int | None = None  # of weights, for an assignment
@@ -81,6 +85,14 @@ class RunReport:
         """
         content = _finite(dataclasses.asdict(self))
         return json.dumps(content, indent=2, allow_nan=False).encode() + b"\n"
+
+
+def with_epsilon(
+    rows: Sequence[RoundRow], privacy: PrivacyReport
+) -> tuple[RoundRow, ...]:
+    """Write into the rows what the releases up to each round give away."""
+    spent = {release.round: release.epsilon for release in privacy.releases}
+    return tuple(dataclasses.replace(row, epsilon=spent.get(row.round)) for row in rows)
 
 
 def write(report: RunReport, folder: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:

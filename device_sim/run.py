@@ -16,7 +16,11 @@ from typing import Final
 
 from coordinator.protocol.digests import sha256_hex
 from coordinator.protocol.messages import Assignment
-from coordinator.protocol.operations import TaskState, VersionMetrics
+from coordinator.protocol.operations import (
+    PrivacyReport,
+    TaskState,
+    VersionMetrics,
+)
 from coordinator.protocol.plans import Plan
 from coordinator.protocol.vocabulary import Kind
 from device_sim import (
@@ -63,6 +67,7 @@ class Settings:
     data: str
     way: Dealing
     dropout: float
+    flaky: float
     attacks: tuple[Attack, ...]
     trace: Trace | None  #: runs on a simulated clock
     coordinator: str | None  #: None: start one
@@ -111,6 +116,7 @@ class Run:
         self._began = time.monotonic()
         self._present = Present(seconds=0.0)
         self._rows: list[report.RoundRow] = []
+        self._delta: float | None = None
         self._notes: list[str] = []
         self._attackers: dict[int, Attack] = {}
         self.embedded: EmbeddedCoordinator | None = None
@@ -159,6 +165,7 @@ class Run:
             devices=settings.devices,
             population=population,
             dropout=settings.dropout,
+            flaky=settings.flaky,
             seed=settings.plan.seed,
         )
 
@@ -252,6 +259,12 @@ class Run:
             f"{tally.evaluations} evaluations; {tally.vanished} times one vanished, "
             f"{tally.gave_up.total()} times one gave up"
         )
+        traffic = parts.calls.traffic
+        if traffic.broken:
+            self._progress.note(
+                f"the network broke {traffic.broken} bodies off; in all "
+                f"{traffic.bytes_up / 1e6:.2f} MB were sent"
+            )
 
     async def _operate(self, parts: _Parts, token: str) -> None:
         """Start the task, follow it to its end, and write the report."""
@@ -287,6 +300,8 @@ class Run:
                 watching.cancel()
         if isinstance(parts.swarm, SimulatedSwarm):
             self._note_simulated(parts.swarm, state)
+        if plan.privacy is not None:  # an older coordinator knows of none
+            self._note_privacy(await operator.privacy())
         await self._write(state, await operator.metrics(), parts.library, examiner)
         if state.status == "stopped":
             raise TaskStopped(f"task {state.id} stopped: {state.reason}")
@@ -301,6 +316,18 @@ class Run:
         self._progress.note(
             f"on the trace's devices this takes {self._simulated_s():.1f} simulated "
             "seconds"
+        )
+
+    def _note_privacy(self, privacy: PrivacyReport) -> None:
+        """Say what the task gives away, and write it into the rows."""
+        if privacy.epsilon is None or privacy.delta is None:
+            return
+        self._rows = list(report.with_epsilon(self._rows, privacy))
+        self._delta = privacy.delta
+        self._progress.note(
+            f"epsilon {privacy.epsilon:.4g} at delta {privacy.delta:.3g} after "
+            f"{len(privacy.releases)} releases, by {privacy.mechanism} noise; what "
+            f"that means: python -m coordinator tasks privacy {privacy.task}"
         )
 
     def _simulated_s(self) -> float:
@@ -368,6 +395,7 @@ class Run:
             backdoor_success=backdoor,
             bytes_up_a_device=self._bytes_up_a_device(),
             bytes_down_a_device=len(weights),
+            delta=self._delta,
             stopped=state.reason if state.status == "stopped" else None,
             note=(*self._notes, f"weights have SHA-256 {sha256_hex(weights)}"),
         )

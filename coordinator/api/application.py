@@ -16,6 +16,7 @@ from coordinator.api import (
     registry,
     tasks,
     tokens,
+    uploads,
 )
 from coordinator.api.limits import Limited
 from coordinator.api.metrics import Observed
@@ -75,7 +76,16 @@ def create(services: Services, *, version: str) -> fastapi.FastAPI:
     app.add_middleware(Limited, load=services.load)
     app.add_middleware(Observed, metrics=services.metrics)
     problems.install(app, away=services.store.errors)
-    modules = (devices, assignments, models, registry, tasks, tokens, health)
+    modules = (
+        devices,
+        assignments,
+        uploads,
+        models,
+        registry,
+        tasks,
+        tokens,
+        health,
+    )
     for module in modules:
         app.include_router(module.router)
     app.state.routes = [

@@ -27,7 +27,8 @@ _signature_scheme = APIKeyHeader(
     scheme_name="signature",
     description="RFC 9421, beside `Signature` and `Content-Digest`, where enrolment "
     "answered that requests are signed. It covers `@method`, `@path`, "
-    "`content-digest`, and of `idempotency-key` and `content-encoding` what is sent; "
+    "`content-digest`, and of `idempotency-key`, `content-encoding`, `repr-digest`, "
+    "`upload-complete`, `upload-length` and `upload-offset` what is sent; "
     "its parameters are `created`, `nonce`, `keyid` and `alg`.",
     auto_error=False,
 )

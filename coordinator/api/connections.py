@@ -102,6 +102,9 @@ class _Protocol(HttpToolsProtocol):
                 self._refuse(problems.HEAD_TOO_LONG)
         self._watch()
 
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's words
+        self._refuse(problems.MALFORMED_HTTP)
+
     def on_message_begin(self) -> None:
         self._reads_head = True
         self._head_bytes = 0

@@ -22,6 +22,7 @@ from coordinator.protocol import (
     problems,
     signatures,
     tensors,
+    uploads,
 )
 from coordinator.protocol.problems import ProblemType
 from coordinator.store.blobs import BlobLost
@@ -54,6 +55,14 @@ class RangeNotSatisfiable(Exception):
 
 class DigestNeeded(Exception):
     """The body came without a usable Content-Digest."""
+
+
+class PartFieldsNeeded(Exception):
+    """A part came without a usable Upload-Offset or Upload-Complete."""
+
+
+class NotAPart(Exception):
+    """What is to be added to an upload is not labelled as a part."""
 
 
 class IdempotencyKeyNeeded(Exception):
@@ -94,6 +103,12 @@ PROBLEMS: Final[Mapping[type[Exception], ProblemType]] = {
     errors.AssignmentEnded: problems.ASSIGNMENT_ENDED,
     errors.AlreadyReported: problems.ALREADY_REPORTED,
     errors.DigestMismatch: problems.DIGEST_MISMATCH,
+    errors.UploadUnknown: problems.UPLOAD_UNKNOWN,
+    errors.MismatchingOffset: problems.MISMATCHING_OFFSET,
+    errors.CompletedUpload: problems.COMPLETED_UPLOAD,
+    errors.InconsistentLength: problems.INCONSISTENT_LENGTH,
+    errors.TooManyParts: problems.TOO_MANY_PARTS,
+    errors.TooManyUploads: problems.TOO_MANY_UPLOADS,
     errors.InvalidEvaluation: problems.INVALID_EVALUATION,
     errors.TaskUnknown: problems.TASK_UNKNOWN,
     errors.TaskExists: problems.TASK_EXISTS,
@@ -116,6 +131,8 @@ PROBLEMS: Final[Mapping[type[Exception], ProblemType]] = {
     BodyTooLarge: problems.UPDATE_TOO_LARGE,
     RangeNotSatisfiable: problems.RANGE_NOT_SATISFIABLE,
     DigestNeeded: problems.DIGEST_NEEDED,
+    PartFieldsNeeded: problems.PART_FIELDS_NEEDED,
+    NotAPart: problems.NOT_A_PART,
     IdempotencyKeyNeeded: problems.IDEMPOTENCY_KEY_NEEDED,
 }
 
@@ -225,7 +242,11 @@ def respond(
 
 def answer(refusal: Exception) -> JSONResponse:
     """Return the response to a refusal of ``PROBLEMS``."""
-    return respond(PROBLEMS[type(refusal)], str(refusal))
+    members = {}
+    if isinstance(refusal, errors.MismatchingOffset):
+        members["expected-offset"] = refusal.expected
+        members["provided-offset"] = refusal.provided
+    return respond(PROBLEMS[type(refusal)], str(refusal), **members)
 
 
 def jittered_s(mean_s: float) -> float:
@@ -243,7 +264,12 @@ def refuse_unready(checks: Mapping[str, str]) -> JSONResponse:
 async def _refuse(request: fastapi.Request, error: Exception) -> JSONResponse:
     if type(error) in AUDITED:
         _note(request, error, PROBLEMS[type(error)])
-    return answer(error)
+    response = answer(error)
+    if isinstance(error, errors.MismatchingOffset):
+        response.headers[uploads.OFFSET] = str(error.expected)
+    if not PROBLEMS[type(error)].retry:
+        response.headers.update(getattr(request.state, "upload", {}))
+    return response
 
 
 def _note(request: fastapi.Request, error: Exception, kind: ProblemType) -> None:

@@ -5,7 +5,7 @@ import datetime as dt
 from collections.abc import Collection
 from typing import Any
 
-from coordinator.domain import schedules
+from coordinator.domain import privacy_statement, schedules
 from coordinator.domain.aggregation import Score
 from coordinator.domain.evaluation import Distribution, Metrics, Personalized
 from coordinator.domain.events import Recorded
@@ -16,6 +16,7 @@ from coordinator.protocol.manifest import Artefact
 from coordinator.protocol.vocabulary import Kind
 from coordinator.usecases.check_in import Work
 from coordinator.usecases.models import ModelView
+from coordinator.usecases.privacy import PrivacyView
 from coordinator.usecases.registry import Entry, Tagged
 from coordinator.usecases.tasks import RoundView, TaskView, VersionView
 
@@ -111,6 +112,26 @@ def task_state(view: TaskView) -> operations.TaskState:
         rounds_committed=task.rounds_committed,
         created_at=task.created_at,
         open_rounds=tuple(round_state(round_) for round_ in view.open_rounds),
+    )
+
+
+def privacy_report(view: PrivacyView) -> operations.PrivacyReport:
+    """Say what a task has spent, and what that means."""
+    statement = privacy_statement.of(view.task.plan, view.ledger)
+    return operations.PrivacyReport(
+        task=view.task.id,
+        **dataclasses.asdict(statement),
+        releases=tuple(
+            operations.PrivateRelease(
+                number=release.number,
+                round=release.number,
+                clip_norm=release.clip_norm,
+                noise_multiplier=release.noise_multiplier,
+                epsilon=release.epsilon,
+                released_at=release.released_at,
+            )
+            for release in view.ledger
+        ),
     )
 
 

@@ -53,6 +53,7 @@ class Services:
     #: Whether devices sign their requests; otherwise they bear their token.
     devices_sign: bool = False
     clock_skew: dt.timedelta = dt.timedelta(seconds=300)  #: that signatures may have
+    partial_bytes: int = 1 << 30  #: that may be kept of partial uploads, all together
 
     async def call(self, body: Callable[[], T]) -> T:
         """Run a use case off the event loop."""

@@ -15,7 +15,7 @@ from coordinator.api.services import Given, Services
 from coordinator.domain.aggregation import Score
 from coordinator.protocol import operations, paths, problems
 from coordinator.protocol.manifest import Name
-from coordinator.usecases import tasks
+from coordinator.usecases import privacy, tasks
 
 router = fastapi.APIRouter(tags=["operator"])
 _OPERATOR = (problems.UNAUTHENTICATED, problems.FORBIDDEN)
@@ -196,6 +196,22 @@ async def list_metrics(task: Name, given: Given) -> operations.MetricsList:
         return operations.MetricsList(
             versions=tuple(rendering.version_metrics(view) for view in views)
         )
+
+    return await given.call(call)
+
+
+@router.get(
+    paths.TASKS + "/{task}/privacy",
+    response_model=operations.PrivacyReport,
+    responses=refusals(*_OPERATOR, problems.TASK_UNKNOWN),
+    dependencies=[callers.READ],
+    summary="See what a task gives away",
+)
+async def get_privacy(task: Name, given: Given) -> operations.PrivacyReport:
+    """See what a task can give away of a device so far, and under which assumptions."""
+
+    def call() -> operations.PrivacyReport:
+        return rendering.privacy_report(privacy.look(given.store, task_id=task))
 
     return await given.call(call)
 

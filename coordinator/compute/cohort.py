@@ -13,13 +13,13 @@ from typing import Final, TypeAlias
 import numpy as np
 
 from coordinator.compute import fold
+from coordinator.protocol import fixed_point
 from coordinator.protocol.manifest import Vector
 
 Updates: TypeAlias = Sequence[tuple[float, Vector]]  #: weight, delta; opened by index
 Progress: TypeAlias = Callable[[int], None]
 
 _WINDOW_BYTES: Final = 64 << 20
-_PIECE: Final = 1 << 16  # elements; in float64 they fit a core's cache
 
 
 class NonFiniteUpdate(ArithmeticError):
@@ -53,13 +53,7 @@ def norms(updates: Updates, *, size: int, on_progress: Progress) -> list[float]:
     for index in range(len(updates)):
         delta = updates[index][1]
         fold.check_delta(delta, size)
-        # numpy adds in one fixed order, whatever the threads.
-        length = math.sqrt(
-            math.fsum(
-                float(np.square(delta[start : start + _PIECE], dtype=np.float64).sum())
-                for start in range(0, size, _PIECE)
-            )
-        )
+        length = fixed_point.length(delta)
         if not math.isfinite(length):
             raise NonFiniteUpdate(index)
         lengths.append(length)

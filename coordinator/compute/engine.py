@@ -7,11 +7,14 @@ import numpy as np
 import numpy.typing as npt
 
 from coordinator.compute import fold, robust, server_step
+from coordinator.compute.accountant import Accountant, name
 from coordinator.compute.backend import ComputeDevice
+from coordinator.compute.private import PrivateFolder
 from coordinator.compute.server_step import State
 from coordinator.domain.aggregation import Folded
 from coordinator.domain.norms import Tracked
 from coordinator.domain.optimizers import ServerOptimizer
+from coordinator.domain.privacy import PrivateFold, Terms
 from coordinator.protocol.manifest import Vector
 from coordinator.protocol.plan_server import AggregationPlan
 
@@ -26,6 +29,8 @@ class Engine:
     def __init__(self, device: ComputeDevice) -> None:
         """Compute on ``device``."""
         self._device = device
+        self._private = PrivateFolder()
+        self._accountant = Accountant()
 
     def warm_up(self, size: int) -> None:
         """Compile for updates of ``size`` elements before a round needs it."""
@@ -55,6 +60,34 @@ class Engine:
             device=self._device,
             on_progress=on_progress,
         )
+
+    def fold_privately(
+        self,
+        updates: Sequence[tuple[float, Vector]],
+        settings: PrivateFold,
+        *,
+        size: int,
+        state: bytes | None,
+        on_progress: Callable[[int], None],
+    ) -> Folded:
+        """Return the noisy aggregate of the deltas."""
+        return self._private.fold(
+            updates,
+            settings,
+            size=size,
+            clip_norm=_tracked(_decoded(state)).clip_norm,
+            on_progress=on_progress,
+        )
+
+    def epsilon(
+        self, terms: Terms, releases: int, *, on_wait: Callable[[], None]
+    ) -> float:
+        """Return what so many releases cost."""
+        return self._accountant.epsilon(terms, releases, on_wait=on_wait)
+
+    def accountant(self, terms: Terms) -> str:
+        """Return which accountant works that out."""
+        return name(terms)
 
     def step(
         self,

@@ -51,6 +51,7 @@ class Folded:
     #: Kept with the version that comes of it.
     tracked: Tracked = dataclasses.field(default_factory=Tracked)
     report: Mapping[str, str | int | float] | None = None  #: for the history
+    clipped_to: float = math.inf  #: what no update was longer than
 
 
 def in_fold_order(updates: Iterable[AcceptedUpdate]) -> list[AcceptedUpdate]:

@@ -10,6 +10,8 @@ DomainError
 +-- AssignmentUnknown, ForeignAssignment, WrongKind
 +-- LeaseLapsed, RoundClosed, BetweenRounds, AssignmentEnded, AlreadyReported
 +-- DigestMismatch, InvalidEvaluation
++-- UploadUnknown, MismatchingOffset, InconsistentLength, CompletedUpload
++-- TooManyParts, TooManyUploads
 +-- TaskUnknown, TaskExists, TaskEnded, UnsuitablePlan
 """
 
@@ -190,6 +192,41 @@ class DigestMismatch(DomainError):
 
     def __init__(self, expected: str, actual: str) -> None:
         super().__init__(f"Content-Digest says {expected}, the body has {actual}")
+
+
+class UploadUnknown(DomainError):
+    """Nothing has come in of this update, or it has ended."""
+
+    def __init__(self, assignment_id: str) -> None:
+        super().__init__(f"assignment {assignment_id} has no such upload")
+
+
+class MismatchingOffset(DomainError):
+    """A part begins elsewhere than at the end of what has come in."""
+
+    def __init__(self, *, expected: int, provided: int) -> None:
+        super().__init__(f"the offset is {expected}, the part begins at {provided}")
+        self.expected = expected
+        self.provided = provided
+
+
+class InconsistentLength(DomainError):
+    """What requests say of an upload's length does not fit together."""
+
+
+class CompletedUpload(DomainError):
+    """Everything has come in already."""
+
+    def __init__(self, assignment_id: str) -> None:
+        super().__init__(f"the upload of assignment {assignment_id} is complete")
+
+
+class TooManyParts(DomainError):
+    """An upload has come in in as many parts as may be."""
+
+
+class TooManyUploads(DomainError):
+    """As many bytes of partial uploads are kept as may be."""
 
 
 class InvalidEvaluation(DomainError):

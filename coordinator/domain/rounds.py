@@ -83,6 +83,12 @@ class Policy:
     concurrency: int | None = None  #: most live leases; none: synchronous
     max_rounds: int | None = None  #: of the task, that a device takes part in
     min_separation: int | None = None  #: rounds from one of them to the next
+    sampling_rate: float | None = None  #: of secret coins; none: who comes first
+
+    @property
+    def chooses_in_secret(self) -> bool:
+        """Whether secret coins say who takes part, so that nobody may learn it."""
+        return self.sampling_rate is not None
 
     @property
     def limits_participation(self) -> bool:
@@ -204,11 +210,20 @@ def noted(round_: Round, reason: str) -> Round:
     return dataclasses.replace(round_, reason=reason, revision=round_.revision + 1)
 
 
-def due_event(round_: Round, *, now: dt.datetime, accepted: int) -> Event | None:
-    """Return what has to happen to a collecting round now, if anything does."""
+def due_event(
+    round_: Round, *, now: dt.datetime, accepted: int, goal: int
+) -> Event | None:
+    """Return what has to happen to a collecting round now, if anything does.
+
+    Args:
+        round_: The round.
+        now: The present moment.
+        accepted: Results that count.
+        goal: The policy's, or how many devices coins chose.
+    """
     if round_.phase is not Phase.COLLECTING:
         return None
-    if accepted >= round_.policy.goal:
+    if accepted >= max(goal, round_.policy.minimum):
         return Event.GOAL_REACHED
     if now < round_.deadline:
         return None

@@ -37,15 +37,25 @@ class Task:
     created_at: dt.datetime
     revision: int  #: grows by one with every change
 
-    def after_commit(self, version: int) -> "Task":
-        """Return the task with one more training round committed."""
+    def after_commit(self, version: int, *, last: str | None = None) -> "Task":
+        """Return the task with one more training round committed.
+
+        Args:
+            version: What the round published.
+            last: Why there can be no further round; none: there can.
+        """
         committed = self.rounds_committed + 1
-        done = committed >= self.plan.rounds
+        if committed >= self.plan.rounds:
+            status, reason = Status.FINISHED, None
+        else:
+            status = Status.RUNNING if last is None else Status.STOPPED
+            reason = last
         return dataclasses.replace(
             self,
             version=version,
             rounds_committed=committed,
-            status=Status.FINISHED if done else Status.RUNNING,
+            status=status,
+            reason=reason,
             revision=self.revision + 1,
         )
 
@@ -83,8 +93,10 @@ def insist_suitable(plan: Plan, manifest: Manifest) -> None:
 
 def training_policy(plan: Plan) -> rounds.Policy:
     """Return when the plan's training rounds close."""
+    privacy = plan.privacy
+    by_coin = privacy is not None and privacy.sampling == "poisson"
     return rounds.Policy(
-        goal=plan.round.goal,
+        goal=privacy.most_chosen if privacy and by_coin else plan.round.goal,
         minimum=plan.round.minimum,
         over_select=plan.round.over_select,
         lease_s=plan.round.lease_s,
@@ -94,6 +106,7 @@ def training_policy(plan: Plan) -> rounds.Policy:
         ),
         max_rounds=plan.participation.max_rounds,
         min_separation=plan.participation.min_separation,
+        sampling_rate=None if privacy is None else privacy.sampling_rate,
     )
 
 

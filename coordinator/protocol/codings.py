@@ -32,7 +32,19 @@ class InflatesTooFar(ValueError):
 
 def is_identity(coding: str) -> bool:
     """Return whether ``coding``, a ``Content-Encoding``, leaves bytes as they are."""
-    return coding.strip().lower() in ("", IDENTITY)
+    return (coding.strip().lower() or IDENTITY) == IDENTITY
+
+
+def name_of(coding: str) -> str:
+    """Return the one name of a content coding.
+
+    Raises:
+        UnsupportedCoding: The coding is unknown.
+    """
+    name = coding.strip().lower() or IDENTITY
+    if name not in (IDENTITY, GZIP, ZSTD):
+        raise UnsupportedCoding(f"unknown coding {coding!r:.40}")
+    return name
 
 
 def inflate(body: bytes, coding: str, *, limit: int) -> bytes:
@@ -48,8 +60,8 @@ def inflate(body: bytes, coding: str, *, limit: int) -> bytes:
         BadCoding: ``body`` is not of this coding.
         InflatesTooFar: More than ``limit`` bytes would come out.
     """
-    name = coding.strip().lower()
-    if is_identity(coding):
+    name = name_of(coding)
+    if name == IDENTITY:
         if len(body) > limit:
             raise InflatesTooFar(
                 f"the body has {len(body)} bytes, the limit is {limit}"
@@ -57,9 +69,7 @@ def inflate(body: bytes, coding: str, *, limit: int) -> bytes:
         return body
     if name == GZIP:
         return _gunzip(body, limit)
-    if name == ZSTD:
-        return _unzstd(body, limit)
-    raise UnsupportedCoding(f"unknown coding {coding!r:.40}")
+    return _unzstd(body, limit)
 
 
 def _gunzip(body: bytes, limit: int) -> bytes:

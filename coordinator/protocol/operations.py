@@ -177,6 +177,48 @@ class MetricsList(Record):
     versions: tuple[VersionMetrics, ...]
 
 
+class PrivateRelease(Record):
+    """One entry of a task's ledger."""
+
+    number: int = Field(description="From 1.")
+    round: int = Field(description="Round of the task.")
+    clip_norm: float = Field(description="Longest that an update was, L2.")
+    noise_multiplier: float = Field(
+        description="Standard deviation of the noise, as a multiple of that."
+    )
+    epsilon: float = Field(description="Of this release and all before it.")
+    released_at: AwareDatetime = Field(description="When its version was published.")
+
+
+class PrivacyReport(Record):
+    """What a task can give away of a device, and what that is worth.
+
+    `epsilon` means nothing without the rest.
+    """
+
+    task: Name
+    mechanism: str = Field(description="`off` where nothing is promised.")
+    epsilon: float | None = Field(
+        description="Of every release so far; null: there is no bound."
+    )
+    delta: float | None = Field(description="Chance with which it may not hold.")
+    budget: float | None = Field(
+        description="A release that would take epsilon beyond it does not happen."
+    )
+    unit: str | None = Field(description="Whose privacy it is.")
+    adjacency: str | None = Field(description="Which two worlds look alike.")
+    trusted: str | None = Field(description="Who could break it.")
+    observer: str | None = Field(description="Against whom it holds.")
+    accountant: str | None = Field(
+        description="What worked epsilon out, and its version; null before the first "
+        "release."
+    )
+    assumptions: tuple[str, ...] = Field(description="What must be so.")
+    withheld: tuple[str, ...] = Field(description="What is not told for its sake.")
+    not_covered: tuple[str, ...] = Field(description="What epsilon says nothing of.")
+    releases: tuple[PrivateRelease, ...] = Field(description="The ledger.")
+
+
 class ModelState(Record):
     """A model that the coordinator holds."""
 

@@ -59,6 +59,16 @@ def update(assignment: str) -> str:
     return f"/v1/assignments/{assignment}/update"
 
 
+def upload(update_path: str, sha256: str) -> str:
+    """Where what has come in of an update's body can be asked for and continued.
+
+    Args:
+        update_path: Where the update is posted.
+        sha256: Of the whole body as sent, 64 hex digits.
+    """
+    return f"{update_path}/{sha256}"
+
+
 def evaluation(assignment: str) -> str:
     """Where the device of an assignment posts its evaluation."""
     return f"/v1/assignments/{assignment}/evaluation"
@@ -82,6 +92,11 @@ def rounds(task_id: str) -> str:
 def rollback(task_id: str) -> str:
     """Where an operator lets a task go on from another version."""
     return f"{TASKS}/{task_id}/rollback"
+
+
+def privacy(task_id: str) -> str:
+    """Where it lies what a task can give away of a device."""
+    return f"{TASKS}/{task_id}/privacy"
 
 
 def metrics(task_id: str) -> str:

@@ -13,6 +13,7 @@ from pydantic import Field
 
 from coordinator.protocol.deltas import EncodingName
 from coordinator.protocol.manifest import Name, Request
+from coordinator.protocol.plan_privacy import PrivacyPlan
 from coordinator.protocol.plan_rounds import (
     AsynchronousPlan,
     EvaluationPlan,
@@ -74,6 +75,7 @@ class Plan(Request):
     server: ServerPlan = ServerPlan()
     evaluation: EvaluationPlan | None = None
     gate: GatePlan | None = None
+    privacy: PrivacyPlan | None = None
     reference: Reference | None = None
 
     @property
@@ -98,6 +100,19 @@ class Plan(Request):
                 f"{self.round.over_select}: asynchronous.concurrency says how many "
                 "devices train at a time"
             )
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _privacy_holds(self) -> Self:
+        if self.privacy is None:
+            return self
+        if self.asynchronous is not None:
+            raise ValueError(
+                "privacy takes no asynchronous rounds: their updates weigh by "
+                "staleness, and count in rounds that nobody chose them for"
+            )
+        self.privacy.insist_rounds(self.rounds, self.round, self.participation)
+        self.privacy.insist_company(self.aggregation, self.gate)
         return self
 
 

@@ -12,6 +12,7 @@ from pydantic import Field
 
 MEDIA_TYPE: Final = "application/problem+json"
 _PREFIX: Final = "urn:shoal:problem:"
+_REGISTERED: Final = "https://iana.org/assignments/http-problem-types#"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -22,11 +23,12 @@ class ProblemType:
     status: HTTPStatus
     title: str
     retry: bool = False  #: the same request may succeed later
+    is_registered: bool = False  #: with IANA, and not of this API alone
 
     @property
     def type(self) -> str:
         """The stable name on the wire."""
-        return _PREFIX + self.slug
+        return (_REGISTERED if self.is_registered else _PREFIX) + self.slug
 
 
 class Problem(pydantic.BaseModel):
@@ -51,9 +53,14 @@ class Problem(pydantic.BaseModel):
 
 
 def _problem(
-    slug: str, status: HTTPStatus, title: str, *, retry: bool = False
+    slug: str,
+    status: HTTPStatus,
+    title: str,
+    *,
+    retry: bool = False,
+    is_registered: bool = False,
 ) -> ProblemType:
-    return ProblemType(slug, status, title, retry)
+    return ProblemType(slug, status, title, retry, is_registered)
 
 
 _S = HTTPStatus
@@ -74,6 +81,9 @@ INTERNAL = _problem(
 )
 BODY_TOO_LARGE = _problem(
     "body-too-large", _S.REQUEST_ENTITY_TOO_LARGE, "The body is longer than any may be"
+)
+MALFORMED_HTTP = _problem(
+    "malformed-http", _S.BAD_REQUEST, "What came is no valid HTTP request"
 )
 HEAD_TOO_LONG = _problem(
     "head-too-long",
@@ -99,7 +109,13 @@ COORDINATOR_FULL = _problem(
     retry=True,
 )
 #: What any request may be answered with before its call is looked at.
-LIMITS: Final = (HEAD_TOO_LONG, TOO_SLOW, TOO_MANY_REQUESTS, COORDINATOR_FULL)
+LIMITS: Final = (
+    MALFORMED_HTTP,
+    HEAD_TOO_LONG,
+    TOO_SLOW,
+    TOO_MANY_REQUESTS,
+    COORDINATOR_FULL,
+)
 UNAVAILABLE = _problem(
     "unavailable", _S.SERVICE_UNAVAILABLE, "The coordinator is busy", retry=True
 )
@@ -277,6 +293,45 @@ WRONG_INDICES = _problem(
     "wrong-indices",
     _S.UNPROCESSABLE_ENTITY,
     "The places of a sparse update are out of range or not in rising order",
+)
+# Resumable uploads; the registered ones are those of the draft
+UPLOAD_UNKNOWN = _problem("upload-unknown", _S.NOT_FOUND, "No such partial upload")
+MISMATCHING_OFFSET = _problem(
+    "mismatching-upload-offset",
+    _S.CONFLICT,
+    "The part does not begin where the upload ends",
+    is_registered=True,
+)
+COMPLETED_UPLOAD = _problem(
+    "completed-upload",
+    _S.BAD_REQUEST,
+    "The upload is complete already",
+    is_registered=True,
+)
+INCONSISTENT_LENGTH = _problem(
+    "inconsistent-upload-length",
+    _S.BAD_REQUEST,
+    "The lengths that requests give of an upload do not fit together",
+    is_registered=True,
+)
+PART_FIELDS_NEEDED = _problem(
+    "part-fields-needed",
+    _S.BAD_REQUEST,
+    "A part needs Upload-Offset and Upload-Complete",
+)
+NOT_A_PART = _problem(
+    "not-a-part",
+    _S.UNSUPPORTED_MEDIA_TYPE,
+    "A part is application/partial-upload, without Content-Encoding",
+)
+TOO_MANY_PARTS = _problem(
+    "too-many-parts", _S.CONFLICT, "The upload has as many parts as may be"
+)
+TOO_MANY_UPLOADS = _problem(
+    "too-many-uploads",
+    _S.SERVICE_UNAVAILABLE,
+    "As much is kept of partial uploads as may be",
+    retry=True,
 )
 
 # Evaluations

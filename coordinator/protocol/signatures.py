@@ -32,7 +32,14 @@ from coordinator.protocol.device_keys import (
 )
 
 ALWAYS: Final = ("@method", "@path", "content-digest")
-IF_PRESENT: Final = ("content-encoding", "idempotency-key")
+IF_PRESENT: Final = (
+    "content-encoding",
+    "idempotency-key",
+    "repr-digest",
+    "upload-complete",
+    "upload-length",
+    "upload-offset",
+)
 LABEL: Final = "shoal"
 _PARAMETERS: Final = frozenset({"created", "nonce", "keyid", "alg"})
 _NONCE: Final = re.compile(r"[A-Za-z0-9_+/=.:-]{16,64}")

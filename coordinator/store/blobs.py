@@ -23,6 +23,7 @@ from typing import Any, BinaryIO, Final
 
 from coordinator.protocol.digests import sha256_hex
 from coordinator.store.files import Folders, Incoming, storage, sync
+from coordinator.store.partials import Partials
 
 #: A file that nothing names and that is older belongs to no upload any more.
 STALE_AFTER: Final = dt.timedelta(hours=1)
@@ -62,6 +63,7 @@ class BlobStore:
         self._folders = Folders(folder, durable=durable)
         self._incoming = folder / "incoming"
         self._incoming.mkdir(parents=True, exist_ok=True)
+        self.partials = Partials(folder, durable=durable)  #: of broken uploads
 
     def put(self, content: bytes) -> str:
         """Keep ``content`` by its digest, which is returned (64 hex digits).

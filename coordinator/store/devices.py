@@ -9,7 +9,7 @@ from coordinator.domain.devices import Device, Operator, Role
 from coordinator.domain.errors import DeviceUnknown, TokenUnknown
 from coordinator.protocol import device_keys
 from coordinator.store.engine import Transaction
-from coordinator.store.tables import Row, assignments, devices, operators
+from coordinator.store.tables import Row, assignments, devices, operators, rounds
 
 _ID_AND_REVOKED: Final = sa.select(devices.c.id, devices.c.revoked_at)
 _WITH_TOKEN: Final = _ID_AND_REVOKED.where(
@@ -85,6 +85,12 @@ def newest(tx: Transaction, *, limit: int) -> list[tuple[Device, int]]:
         sa.select(sa.func.count())
         .where(assignments.c.device_id == devices.c.id)
         .where(assignments.c.state == "accepted")
+        # Who was chosen in secret is not counted out to anybody.
+        .where(
+            assignments.c.round_id.in_(
+                sa.select(rounds.c.id).where(rounds.c.sampling_rate.is_(None))
+            )
+        )
         .scalar_subquery()
     )
     query = (

@@ -38,9 +38,11 @@ class Transaction:
     name: str
 
     def change_one(
-        self, statement: sa.Update, parameters: Mapping[str, Any] | None = None
+        self,
+        statement: sa.Update | sa.Delete,
+        parameters: Mapping[str, Any] | None = None,
     ) -> None:
-        """Execute an update that must hit exactly one row.
+        """Execute an update or a delete that must hit exactly one row.
 
         Raises:
             StaleWrite: It hit none: somebody was faster.

@@ -10,6 +10,7 @@ from coordinator.domain.rounds import Round
 from coordinator.store.engine import Transaction
 from coordinator.store.tables import events
 
+_WHO: Final = frozenset({"device", "assignment"})
 _INSERT: Final = events.insert().inline()
 _LAST: Final = sa.select(sa.func.max(events.c.id))
 _NEWEST: Final = sa.select(
@@ -54,7 +55,9 @@ def append_of(
     now: dt.datetime,
     **data: Any,  # noqa: ANN401 - any JSON
 ) -> None:
-    """Add one event of a round."""
+    """Add one event of a round, without the device if nobody may learn who it is."""
+    if round_.policy.chooses_in_secret:
+        data = {name: value for name, value in data.items() if name not in _WHO}
     append(tx, happening, now=now, task=round_.task, round_id=round_.id, **data)
 
 

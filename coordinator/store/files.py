@@ -5,6 +5,7 @@ the name, and only then a row that says so.
 """
 
 import contextlib
+import hashlib
 import os
 import pathlib
 from collections.abc import Iterator
@@ -100,6 +101,16 @@ class Incoming:
             while left:
                 # A disk that is nearly full takes a part and says so by the count.
                 left = left[os.write(self._descriptor, left) :]
+
+
+def sha256_of(path: pathlib.Path) -> str:
+    """Return the SHA-256 of a file, 64 hex digits.
+
+    Raises:
+        StorageUnavailable: It cannot be read.
+    """
+    with storage("read a file"), path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sync(path: pathlib.Path) -> None:

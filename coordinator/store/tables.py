@@ -192,6 +192,7 @@ rounds = sa.Table(
     sa.Column("concurrency", sa.Integer),  # none: synchronous
     sa.Column("max_rounds", sa.Integer),  # a device's; none: any number
     sa.Column("min_separation", sa.Integer),  # rounds; none: the next one at once
+    sa.Column("sampling_rate", sa.Double),  # of secret coins; none: who comes first
     sa.Column("opened_at", Utc, nullable=False),
     # changes
     sa.Column("phase", sa.String(16), nullable=False),
@@ -302,6 +303,62 @@ updates = sa.Table(
     sa.Column("staleness", sa.Integer),  # none: synchronous
     sa.Column("accepted_at", Utc, nullable=False),
     sa.Index("ix_updates_round_id", "round_id"),
+)
+
+# Whoever knows it can take the noise off again; it goes when the task has ended.
+noise_secrets = sa.Table(
+    "noise_secrets",
+    metadata,
+    sa.Column("task", _id(), sa.ForeignKey(tasks.c.id), primary_key=True),
+    sa.Column("secret", sa.String(64), nullable=False),  # hex
+)
+
+# Whom coins chose for a round: secret, and gone when the round has ended.
+chosen = sa.Table(
+    "chosen",
+    metadata,
+    sa.Column("round_id", sa.Integer, sa.ForeignKey(rounds.c.id), primary_key=True),
+    sa.Column("device_id", _id(), sa.ForeignKey(devices.c.id), primary_key=True),
+)
+
+# The ledger. Rows are only added, each with the version that it pays for.
+releases = sa.Table(
+    "releases",
+    metadata,
+    sa.Column("task", _id(), sa.ForeignKey(tasks.c.id), primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+    # A round is released once.
+    sa.Column(
+        "round_id", sa.Integer, sa.ForeignKey(rounds.c.id), nullable=False, unique=True
+    ),
+    sa.Column("mechanism", sa.String(32), nullable=False),
+    sa.Column("clip_norm", sa.Double, nullable=False),
+    sa.Column("noise_multiplier", sa.Double, nullable=False),  # of the vector
+    sa.Column("terms", sa.JSON, nullable=False),  # what the accountant is told
+    sa.Column("epsilon", sa.Double, nullable=False),  # of this and all before
+    sa.Column("accountant", sa.String(80), nullable=False),
+    sa.Column("released_at", Utc, nullable=False),
+    sa.CheckConstraint("number >= 1", name="from_one"),
+)
+
+# What has come in of an update that is sent in parts: deleted with its lease, or with
+# the round that it landed in.
+partial_uploads = sa.Table(
+    "partial_uploads",
+    metadata,
+    # fixed
+    sa.Column(
+        "assignment_id", _id(), sa.ForeignKey(assignments.c.id), primary_key=True
+    ),
+    sa.Column("sha256", sa.String(64), nullable=False),  # of the whole, as sent
+    sa.Column("coding", sa.String(16), nullable=False),
+    # changes
+    sa.Column("length", _count()),  # of the whole; none: not known yet
+    sa.Column("reserved_bytes", _count(), nullable=False),
+    sa.Column("parts", sa.JSON, nullable=False),  # name and size of each, in order
+    sa.Column("is_complete", sa.Boolean, nullable=False),
+    sa.Column("revision", sa.Integer, nullable=False),
+    sa.CheckConstraint("reserved_bytes >= 0", name="reserved_not_negative"),
 )
 
 evaluations = sa.Table(

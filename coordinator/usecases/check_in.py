@@ -12,7 +12,15 @@ from coordinator.domain.models import Model, Version
 from coordinator.domain.rounds import Phase, Round
 from coordinator.domain.tasks import Task
 from coordinator.protocol.vocabulary import Kind, WaitReason
-from coordinator.store import assignments, devices, events, models, rounds, tasks
+from coordinator.store import (
+    assignments,
+    devices,
+    events,
+    models,
+    privacy,
+    rounds,
+    tasks,
+)
 from coordinator.store.engine import Store, Transaction
 
 
@@ -131,6 +139,10 @@ def _reason_to_wait(
         [each for each in own if each.round_id == round_.id],
         now=now,
     )
+    if round_.policy.chooses_in_secret and not privacy.is_chosen(
+        tx, round_.id, device_id
+    ):
+        return WaitReason.NO_OPEN_ROUND  # as if there was no round: nobody may learn
     if reason is not None or not round_.policy.limits_participation:
         return reason
     # Read while the round is locked: what another call of this device has brought in

@@ -10,12 +10,15 @@ import enum
 from typing import Final
 
 from coordinator.domain.rounds import Phase
-from coordinator.store import inventory, rounds, workers
+from coordinator.store import inventory, rounds, uploads, workers
 from coordinator.store.blobs import STALE_AFTER, BlobLost, BlobStore
 from coordinator.store.engine import Store, Transaction
+from coordinator.store.partials import FOLDER
 from coordinator.usecases.rounds import delete_results
 from coordinator.usecases.workers import SILENT_AFTER
 
+#: Folders of what has not become whole; a row never comes to name it this late.
+_UNFINISHED: Final = ("incoming/", f"{FOLDER}/")
 #: A worker that lives claims a round, or deletes its updates, much sooner.
 _OVERDUE: Final = dt.timedelta(minutes=1)
 
@@ -60,6 +63,7 @@ def examine(
     """
     files = blobs.list_files()
     named = store.read(inventory.named_files)
+    parts = store.read(uploads.files)
     findings = [
         Finding(trouble=Trouble.DATABASE, what=fault)
         for fault in store.read(inventory.faults)
@@ -68,9 +72,9 @@ def examine(
     findings += store.read(lambda tx: _stuck(tx, now))
     oldest = (now - STALE_AFTER).timestamp()
     for file in files:
-        if file.name in named or file.written_at >= oldest:
+        if file.name in named or file.name in parts or file.written_at >= oldest:
             continue
-        is_leftover = file.name.startswith("incoming/")
+        is_leftover = file.name.startswith(_UNFINISHED)
         if repair and not is_leftover:
             # Comparing takes long: a row may have come to name it meanwhile.
             if file.name in store.read(inventory.named_files):

@@ -9,6 +9,7 @@ import datetime as dt
 import mmap
 import os
 import pathlib
+from typing import Final
 
 from coordinator import logs
 from coordinator.domain.aggregation import AcceptedUpdate
@@ -28,6 +29,7 @@ from coordinator.domain.evaluation import Evaluation, Sums
 from coordinator.domain.events import Happening
 from coordinator.domain.rounds import Event, Round, due_event
 from coordinator.protocol import codings, digests, encodings
+from coordinator.protocol.encodings import Report
 from coordinator.protocol.manifest import Manifest
 from coordinator.protocol.messages import EvaluationReport, PersonalizedSums
 from coordinator.protocol.vocabulary import FailureReason, Kind
@@ -35,7 +37,11 @@ from coordinator.store import assignments, events, models, rounds, tasks
 from coordinator.store.blobs import BlobStore
 from coordinator.store.engine import Store, Transaction
 from coordinator.store.files import Incoming
+from coordinator.usecases.privacy import goal_of
 from coordinator.usecases.rounds import staleness
+
+#: What is kept of a device's report where no noise would cover it.
+_UNTOLD: Final = Report(examples=1, train_loss=0.0, train_accuracy=0.0)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,12 +52,18 @@ class Expected:
     manifest: Manifest
     max_examples: int
     encodings: tuple[str, ...]
+    keeps_report: bool  #: whether examples and metrics of a device are kept
     previous: AcceptedUpdate | None  #: what was accepted before, if anything was
+    lease_expires_at: dt.datetime
 
     @property
     def max_bytes(self) -> int:
         """Size that the body must not exceed, before and after content coding."""
         return encodings.max_update_bytes(self.manifest)
+
+    def kept_of(self, report: Report) -> Report:
+        """Return what is kept of what a device says of its update."""
+        return report if self.keeps_report else _UNTOLD
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +108,9 @@ def expect_update(
             manifest=models.get(tx, round_.model).manifest,
             max_examples=plan.training.max_examples,
             encodings=tuple(dict.fromkeys(("f32", plan.update.encoding))),
+            keeps_report=plan.privacy is None,
             previous=previous,
+            lease_expires_at=assignment.lease_expires_at,
         )
 
     return store.read(body)
@@ -123,11 +137,13 @@ def submit_update(
         RoundClosed: As their names say.
     """
     plain, sha256, size_bytes = _read_body(sent, expected)
-    update = encodings.check_update(
-        expected.manifest,
-        plain,
-        max_examples=expected.max_examples,
-        encodings=expected.encodings,
+    kept = expected.kept_of(
+        encodings.check_update(
+            expected.manifest,
+            plain,
+            max_examples=expected.max_examples,
+            encodings=expected.encodings,
+        )
     )
     previous = expected.previous
     if previous is None:
@@ -144,9 +160,9 @@ def submit_update(
         blob=blob,
         sha256=sha256,
         size_bytes=size_bytes,
-        examples=update.examples,
-        train_loss=update.train_loss,
-        train_accuracy=update.train_accuracy,
+        examples=kept.examples,
+        train_loss=kept.train_loss,
+        train_accuracy=kept.train_accuracy,
     )
 
     def body(tx: Transaction) -> Accepted:
@@ -385,7 +401,8 @@ def _note_freed_place(tx: Transaction, round_: Round, now: dt.datetime) -> None:
 
 def _close_at_goal(tx: Transaction, round_: Round, now: dt.datetime) -> bool:
     accepted = assignments.count_accepted(tx, round_.id)
-    if due_event(round_, now=now, accepted=accepted) is Event.GOAL_REACHED:
+    goal = goal_of(tx, round_)
+    if due_event(round_, now=now, accepted=accepted, goal=goal) is Event.GOAL_REACHED:
         rounds.replace(tx, round_.after(Event.GOAL_REACHED, now=now))
         events.append_of(
             tx,

@@ -2,7 +2,7 @@
 
 import collections
 import datetime as dt
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, Protocol, overload
 
@@ -13,6 +13,7 @@ from coordinator.domain import tasks as task_policy
 from coordinator.domain.aggregation import (
     AcceptedUpdate,
     Folded,
+    Score,
     fold_weight,
     train_score,
 )
@@ -20,6 +21,7 @@ from coordinator.domain.evaluation import Metrics, summarize
 from coordinator.domain.events import Happening
 from coordinator.domain.models import Version
 from coordinator.domain.optimizers import ServerOptimizer
+from coordinator.domain.privacy import PrivateFold
 from coordinator.domain.rounds import Event, Round
 from coordinator.domain.tasks import Status, Task
 from coordinator.protocol import encodings
@@ -28,20 +30,23 @@ from coordinator.protocol.plan_rounds import AsynchronousPlan
 from coordinator.protocol.plan_server import AggregationPlan
 from coordinator.protocol.vocabulary import Kind
 from coordinator.store import assignments, events, models, registry, rounds, tasks
+from coordinator.store import privacy as stored_privacy
 from coordinator.store.blobs import BlobStore
 from coordinator.store.engine import Store, Transaction
+from coordinator.usecases import privacy
 from coordinator.usecases.rollback import go_back_if_worse
 from coordinator.usecases.rounds import (
     Claim,
     hand_leases_on,
     lapse_rest,
+    note_end,
     open_round,
 )
 
 _AHEAD: Final = 2  # updates that are read while another is folded
 
 
-class Compute(Protocol):
+class Compute(privacy.Accounting, Protocol):
     """The numerics of a release, which only the worker can do."""
 
     def fold(
@@ -57,6 +62,21 @@ class Compute(Protocol):
 
         Raises:
             ArithmeticError: There is none that is finite and keeps the plan's rule.
+        """
+        ...
+
+    def fold_privately(
+        self,
+        updates: Sequence[tuple[float, Vector]],
+        settings: PrivateFold,
+        *,
+        size: int,
+        state: bytes | None,
+        on_progress: Callable[[int], None],
+    ) -> Folded:
+        """Return the noisy aggregate of deltas; their weights are not looked at.
+
+        The same updates and settings give the same bits.
         """
         ...
 
@@ -99,6 +119,7 @@ def release(
 
     Raises:
         ArithmeticError: The result is not finite; nothing was released.
+        BudgetSpent: The release would pass the plan's budget; it did not happen.
         BlobLost: An update, or what the round starts from, is gone or spoilt.
         StorageUnavailable: Files cannot be read or written now.
         gate.Rejected: The plan's gate does not let it pass; nothing was released.
@@ -107,23 +128,36 @@ def release(
     if claim.round.kind is Kind.EVALUATE:
         _release_evaluation(store, claim, now=now())
         return None
+    priced = privacy.price(
+        store, compute, claim.task, claim.round, on_wait=lambda: on_progress(0)
+    )
     manifest = claim.model.manifest
     rules = claim.task.plan.gate
     recent = _recent(store, claim)
-    score = train_score(claim.updates)
+    score = _score(claim)
     if score is not None:
         gate.insist_loss(rules, score.loss, recent.losses)
     state_sha256 = claim.base.optimizer_sha256
     state = None if state_sha256 is None else blobs.get(state_sha256)
-    folded = compute.fold(
-        _StoredUpdates(
-            blobs, manifest, claim.updates, claim.task.plan.asynchronous, whole=set()
-        ),
-        size=manifest.trainable_size,
-        plan=claim.task.plan.aggregation,
-        state=state,
-        on_progress=on_progress,
+    updates = _StoredUpdates(
+        blobs, manifest, claim.updates, claim.task.plan.asynchronous, whole=set()
     )
+    if priced is None:
+        folded = compute.fold(
+            updates,
+            size=manifest.trainable_size,
+            plan=claim.task.plan.aggregation,
+            state=state,
+            on_progress=on_progress,
+        )
+    else:
+        folded = compute.fold_privately(
+            updates,
+            priced.fold,
+            size=manifest.trainable_size,
+            state=state,
+            on_progress=on_progress,
+        )
     norm = float(np.linalg.norm(folded.mean))
     gate.insist_norm(rules, norm, recent.norms)
     base = encodings.decode_weights(manifest, blobs.get(claim.base.weights_sha256))
@@ -150,7 +184,12 @@ def release(
             published_at=moment,
         )
 
-    return _release_version(store, claim, publish, folded.report, now=now())
+    return _release_version(store, claim, publish, folded, priced, now=now())
+
+
+def _score(claim: Claim) -> Score | None:
+    """Return the devices' training metrics, unless privacy keeps them from leaving."""
+    return None if claim.task.plan.privacy else train_score(claim.updates)
 
 
 def _recent(store: Store, claim: Claim) -> gate.Recent:
@@ -164,7 +203,8 @@ def _release_version(
     store: Store,
     claim: Claim,
     publish: Callable[[int, dt.datetime], Version],
-    report: Mapping[str, str | int | float] | None,
+    folded: Folded,
+    priced: privacy.Priced | None,
     *,
     now: dt.datetime,
 ) -> int:
@@ -172,14 +212,21 @@ def _release_version(
         newest = models.newest_version(tx, claim.model.id)
         version = publish((-1 if newest is None else newest) + 1, now)
         # First, because it says whether this worker still holds the round.
-        noted = {} if report is None else {"aggregation": dict(report)}
+        noted = {} if folded.report is None else {"aggregation": dict(folded.report)}
         _commit_round(tx, claim, result_version=version.number, now=now, **noted)
         models.insert_version(tx, version)
-        score = train_score(claim.updates)
+        if priced is not None:
+            entry = priced.entry(
+                claim.task, claim.round, clip_norm=folded.clipped_to, now=now
+            )
+            stored_privacy.insert_release(tx, entry)
+        score = _score(claim)
         if score is not None:
             metrics = Metrics(score=score, devices=len(claim.updates))
             models.put_score(tx, version, "train", metrics)
-        task = tasks.get(tx, claim.task.id).after_commit(version.number)
+        task = tasks.get(tx, claim.task.id).after_commit(
+            version.number, last=None if priced is None else priced.last
+        )
         tasks.replace(tx, task)
         events.append_of(
             tx,
@@ -253,7 +300,7 @@ def _open_next(tx: Transaction, task: Task, ended: Round, *, now: dt.datetime) -
         hand_leases_on(tx, ended, following, task, now)
     else:
         lapse_rest(tx, ended, now)
-        events.append(tx, Happening.TASK_FINISHED, now=now, task=task.id)
+        note_end(tx, task, now=now)
 
 
 class _StoredUpdates(Sequence[tuple[float, Vector]]):

@@ -21,9 +21,11 @@ from coordinator.domain.rounds import (
 from coordinator.domain.tasks import Status, Task
 from coordinator.protocol.vocabulary import Kind
 from coordinator.store import assignments, events, models, registry, rounds, tasks
+from coordinator.store import privacy as stored_privacy
 from coordinator.store.blobs import BlobStore
 from coordinator.store.engine import Store, Transaction
 from coordinator.store.rounds import Outlook
+from coordinator.usecases import privacy
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,6 +160,17 @@ def give_up(store: Store, claim_: Claim, reason: str, *, now: dt.datetime) -> No
     store.run("give_up", body)
 
 
+def stop_spent(store: Store, claim_: Claim, reason: str, *, now: dt.datetime) -> None:
+    """Stop a task whose claimed round may not be released any more."""
+
+    def body(tx: Transaction) -> None:
+        round_ = rounds.get(tx, claim_.round.id)
+        if round_.revision == claim_.round.revision:
+            stop_task(tx, tasks.get(tx, round_.task), reason, now=now)
+
+    store.run("stop_spent", body)
+
+
 def hand_back(store: Store, claim_: Claim, reason: str, *, now: dt.datetime) -> None:
     """Leave a claimed round to a later try, because it cannot be folded now.
 
@@ -193,6 +206,10 @@ def delete_results(store: Store, blobs: BlobStore, round_id: int) -> None:
 
     def body(tx: Transaction) -> None:
         assignments.delete_evaluations(tx, round_id)
+        stored_privacy.forget_chosen(tx, round_id)
+        task = tasks.get(tx, rounds.peek(tx, round_id).task)
+        if task.status is not Status.RUNNING:
+            stored_privacy.forget_secret(tx, task.id)
         rounds.mark_blobs_deleted(tx, round_id)
 
     store.run("clean_up", body)
@@ -222,9 +239,33 @@ def abandon(
         f"{reason}"
     )
     tasks.replace(tx, stopped)
-    events.append(
-        tx, Happening.TASK_STOPPED, now=now, task=task.id, reason=stopped.reason
-    )
+    note_end(tx, stopped, now=now)
+
+
+def stop_task(tx: Transaction, task: Task, reason: str, *, now: dt.datetime) -> Task:
+    """Stop a running task and abandon its open rounds; what it published stays."""
+    stopped = task.stopped(reason)
+    tasks.replace(tx, stopped)
+    for open_ in rounds.unfinished(tx, task.id):
+        abandon(
+            tx,
+            rounds.get(tx, open_.id),
+            Event.CANCELLED,
+            "the task was stopped",
+            now=now,
+        )
+    note_end(tx, stopped, now=now)
+    return stopped
+
+
+def note_end(tx: Transaction, task: Task, *, now: dt.datetime) -> None:
+    """Note that a task has ended, and why if it did not finish."""
+    if task.status is Status.FINISHED:
+        events.append(tx, Happening.TASK_FINISHED, now=now, task=task.id)
+    else:
+        events.append(
+            tx, Happening.TASK_STOPPED, now=now, task=task.id, reason=task.reason
+        )
 
 
 def end_without_result(
@@ -251,6 +292,8 @@ def _end_abandoned(
 def open_round(tx: Transaction, new: NewRound) -> Round:
     """Open a round and note it."""
     round_ = rounds.insert(tx, new)
+    if new.policy.chooses_in_secret:
+        privacy.choose(tx, tasks.get(tx, new.task), round_)
     events.append(
         tx,
         Happening.ROUND_OPENED,
@@ -336,7 +379,9 @@ def staleness(tx: Transaction, assignment: Assignment, round_: Round) -> int:
 def _end_if_due(tx: Transaction, round_id: int, now: dt.datetime) -> bool:
     round_ = rounds.get(tx, round_id)
     accepted = assignments.counts(tx, round_id, now).accepted
-    event = due_event(round_, now=now, accepted=accepted)
+    event = due_event(
+        round_, now=now, accepted=accepted, goal=privacy.goal_of(tx, round_)
+    )
     if event is None:
         return False
     if event is Event.MINIMUM_MISSED:

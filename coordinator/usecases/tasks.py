@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime as dt
+import secrets
 
 from coordinator.domain import tasks as task_policy
 from coordinator.domain.aggregation import AcceptedUpdate, Score, train_score
@@ -11,17 +12,19 @@ from coordinator.domain.evaluation import Metrics, pooled
 from coordinator.domain.events import Happening, Recorded
 from coordinator.domain.initialization import draw_weights
 from coordinator.domain.models import Version
-from coordinator.domain.rounds import Event, Phase, Round
+from coordinator.domain.rounds import Phase, Round
 from coordinator.domain.tasks import Status, Task
 from coordinator.protocol import encodings
+from coordinator.protocol.keystream import KEY_BYTES
 from coordinator.protocol.plans import Plan
 from coordinator.protocol.vocabulary import Kind
 from coordinator.store import assignments, events, models, rounds, tasks
+from coordinator.store import privacy as stored_privacy
 from coordinator.store.blobs import BlobStore
 from coordinator.store.engine import Store, Transaction
 from coordinator.usecases.models import first_values
 from coordinator.usecases.rollback import continue_from, go_back_if_worse
-from coordinator.usecases.rounds import abandon, open_round
+from coordinator.usecases.rounds import open_round, stop_task
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +72,7 @@ def create(
     task_policy.insist_suitable(plan, model.manifest)
     given = first_values(blobs, model)
     weights = draw_weights(model.manifest, plan.seed, given)
+    secret = secrets.token_bytes(KEY_BYTES)
     body_bytes = encodings.encode_weights(model.manifest, weights)
     weights_sha256 = blobs.put(body_bytes)
 
@@ -99,6 +103,8 @@ def create(
             revision=0,
         )
         tasks.insert(tx, task)
+        if plan.privacy is not None:
+            stored_privacy.insert_secret(tx, task_id, secret)
         events.append(
             tx,
             Happening.TASK_CREATED,
@@ -125,19 +131,7 @@ def stop(store: Store, *, task_id: str, now: dt.datetime) -> TaskView:
         task = tasks.get(tx, task_id)
         if task.status is not Status.RUNNING:
             raise TaskEnded(task_id, task.status)
-        stopped = task.stopped("an operator stopped it")
-        tasks.replace(tx, stopped)
-        for open_ in rounds.unfinished(tx, task_id):
-            abandon(
-                tx,
-                rounds.get(tx, open_.id),
-                Event.CANCELLED,
-                "the task was stopped",
-                now=now,
-            )
-        events.append(
-            tx, Happening.TASK_STOPPED, now=now, task=task_id, reason=stopped.reason
-        )
+        stopped = stop_task(tx, task, "an operator stopped it", now=now)
         return _view(tx, stopped, now)
 
     return store.run("stop_task", body)
@@ -277,7 +271,8 @@ def _round_view(tx: Transaction, round_: Round, now: dt.datetime) -> RoundView:
     updates: list[AcceptedUpdate] = []
     if round_.kind is Kind.TRAIN:
         updates = assignments.updates_of_round(tx, round_.id)
-        score = train_score(updates)
+        private = tasks.get(tx, round_.task).plan.privacy is not None
+        score = None if private else train_score(updates)
     elif round_.is_terminal:  # its evaluations are deleted, or will be
         score = _result_of_evaluation(tx, round_)
     else:

@@ -170,6 +170,20 @@ def test_a_task_is_created_listed_shown_and_stopped(plan_file: str) -> None:
     assert "abandoned, 0 accepted, 0 failed, 0 lapsed, the task was stopped" in shown
 
 
+def test_what_a_task_gives_away_is_shown(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "private.toml"
+    path.write_text(PLAN + "[privacy]\npopulation = 100\ndelta = 1e-5\n")
+    must("tasks", "create", "task", "--plan", str(path))
+
+    shown = must("tasks", "privacy", "task")
+
+    assert shown.splitlines()[:2] == [
+        "mechanism: central_gaussian",
+        "epsilon 0 at delta 1e-05, of a budget of 8",
+    ]
+    assert "not covered: federated evaluation" in shown
+
+
 def test_figures_are_shown(store: Store, plan_file: str) -> None:
     must("tasks", "create", "first", "--plan", plan_file)
     tasks.record_held_out(

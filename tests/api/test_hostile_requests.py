@@ -16,7 +16,7 @@ JSON = {"Content-Type": "application/json"}
     [
         (paths.TASKS, "GET, POST"),
         (paths.tag("tiny", "production"), "DELETE, GET, PUT"),
-        (paths.update("0" * 32), "POST"),
+        (paths.update("0" * 32), "OPTIONS, POST"),
     ],
 )
 async def test_a_wrong_method_is_told_all_that_the_path_takes(

@@ -18,6 +18,7 @@ from coordinator.api import (
     registry,
     tasks,
     tokens,
+    uploads,
 )
 from coordinator.api import problems as api_problems
 from coordinator.domain import errors
@@ -25,7 +26,7 @@ from coordinator.protocol import codings, digests, encodings, problems, tensors
 from tests.support.federation import Federation
 from tests.support.http import serve
 
-ROUTERS = (devices, assignments, models, registry, tasks, tokens, health)
+ROUTERS = (devices, assignments, uploads, models, registry, tasks, tokens, health)
 #: Names that say all there is to say, wherever they stand.
 SELF_EVIDENT = frozenset(
     {
@@ -150,6 +151,7 @@ def test_every_problem_type_can_be_sent() -> None:
         problems.BODY_TOO_LARGE,
         problems.INTERNAL,
         problems.UNAVAILABLE,
+        problems.MALFORMED_HTTP,
         problems.HEAD_TOO_LONG,
         problems.TOO_SLOW,
         problems.NOT_READY,

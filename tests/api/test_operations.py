@@ -8,6 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from coordinator.protocol import paths, problems
+from coordinator.protocol.plan_privacy import PrivacyPlan
 from coordinator.protocol.plan_rounds import EvaluationPlan
 from coordinator.store.engine import Store
 from coordinator.usecases import tasks
@@ -24,6 +25,7 @@ OPERATOR_ROUTES = [
     ("GET", paths.rounds("task")),
     ("GET", paths.metrics("task")),
     ("POST", paths.metrics("task")),
+    ("GET", paths.privacy("task")),
     ("GET", paths.EVENTS),
     ("GET", paths.METRICS),
 ]
@@ -134,6 +136,7 @@ async def test_a_task_is_stopped_once(api: Api) -> None:
         ("POST", paths.task("none") + "/stop"),
         ("GET", paths.rounds("none")),
         ("GET", paths.metrics("none")),
+        ("GET", paths.privacy("none")),
         ("POST", paths.metrics("none")),
     ],
 )
@@ -143,6 +146,46 @@ async def test_an_unknown_task_is_refused(api: Api, method: str, path: str) -> N
     response = await api.client.request(method, path, headers=api.operator, json=body)
 
     assert_problem(response, problems.TASK_UNKNOWN)
+
+
+async def test_what_a_task_gives_away_is_stated(api: Api) -> None:
+    settings = PrivacyPlan(population=100, delta=1e-5, noise_multiplier=2.0)
+    api.federation.start(settings=plan(goal=1, rounds=2, privacy=settings))
+    for _ in range(2):
+        api.federation.take_part(examples=4)
+        api.federation.release(api.federation.must_claim())
+
+    response = await api.client.get(paths.privacy("task"), headers=api.operator)
+    rounds = await api.client.get(paths.rounds("task"), headers=api.operator)
+    metrics = await api.client.get(paths.metrics("task"), headers=api.operator)
+
+    report = response.json()
+    assert (report["task"], report["mechanism"]) == ("task", "central_gaussian")
+    # delta 1e-5 = F(m/2 - e/m) - exp(e) F(-m/2 - e/m), m = sqrt(1, 2) / 2
+    epsilons = [release["epsilon"] for release in report["releases"]]
+    assert epsilons == pytest.approx([1.99309, 2.94323], rel=1e-5)
+    assert report["epsilon"] == epsilons[-1]
+    assert (report["delta"], report["budget"]) == (1e-5, 8.0)
+    assert report["accountant"] == "dp-accounting 0.6.0 gaussian"
+    for name in ("unit", "adjacency", "trusted", "observer"):
+        assert report[name]
+    for name in ("assumptions", "withheld", "not_covered"):
+        assert len(report[name]) >= 2
+    assert {r["train_loss"] for r in rounds.json()["rounds"]} == {None}
+    assert {r["examples"] for r in rounds.json()["rounds"]} == {0}
+    assert {v["train"] for v in metrics.json()["versions"]} == {None}
+
+
+async def test_a_task_without_privacy_says_so(api: Api) -> None:
+    api.federation.start()
+
+    response = await api.client.get(paths.privacy("task"), headers=api.operator)
+
+    report = response.json()
+    assert (report["mechanism"], report["epsilon"]) == ("off", None)
+    assert report["not_covered"] == [
+        "everything: this task has no differential privacy"
+    ]
 
 
 async def test_rounds_and_metrics_are_listed(api: Api) -> None:

@@ -16,7 +16,7 @@ SERVICE = [
     "starlette",
     "uvicorn",
 ]
-NUMERICS = ["tensorflow", "keras", "jax"]
+NUMERICS = ["tensorflow", "keras", "jax", "dp_accounting"]
 
 LOADED = """
 import importlib, json, sys

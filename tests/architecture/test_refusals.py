@@ -25,6 +25,7 @@ GENERIC = {
     problems.BODY_TOO_LARGE,
     problems.INTERNAL,
     problems.UNAVAILABLE,
+    problems.MALFORMED_HTTP,
     problems.HEAD_TOO_LONG,
     problems.TOO_SLOW,
     problems.NOT_READY,

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from coordinator.protocol import operations
 from device_sim import report
 
 
@@ -54,6 +55,7 @@ def test_the_json_has_every_field_by_name():
         "attackers": {},
         "backdoor_success": None,
         "stopped": None,
+        "delta": None,
         "bytes_up_a_device": None,
         "bytes_down_a_device": None,
         "simulated_s": None,
@@ -77,6 +79,7 @@ def test_the_json_has_every_field_by_name():
                 "federated_distribution": None,
                 "personalized": None,
                 "simulated_s": None,
+                "epsilon": None,
             }
         ],
     }
@@ -184,3 +187,23 @@ def test_matplotlib_is_imported_for_the_picture_alone():
         "assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_rows_have_the_epsilon_of_all_releases_up_to_them():
+    moment = "2026-01-01T00:00:00Z"
+    releases = [
+        {"number": number, "round": number, "clip_norm": 1, "noise_multiplier": 1}
+        | {"epsilon": epsilon, "released_at": moment}
+        for number, epsilon in ((1, 0.5), (2, 0.75))
+    ]
+    privacy = operations.PrivacyReport.model_validate(
+        {"task": "t", "mechanism": "central_gaussian", "epsilon": 0.75, "delta": 1e-5}
+        | {"budget": 1, "unit": "u", "adjacency": "a", "trusted": "t"}
+        | {"observer": "o", "accountant": "a", "assumptions": [], "withheld": []}
+        | {"not_covered": [], "releases": releases}
+    )
+
+    rows = report.with_epsilon([row(1), row(2), row(3)], privacy)
+
+    assert [each.epsilon for each in rows] == [0.5, 0.75, None]
+    assert [each.round for each in rows] == [1, 2, 3]

@@ -142,13 +142,30 @@ def test_what_is_due_follows_from_results_and_time(
     phase: Phase, accepted: int, now: dt.datetime, event: Event | None
 ) -> None:
     round_ = round_in(phase)
-    due = due_event(round_, now=now, accepted=accepted)
+    due = due_event(round_, now=now, accepted=accepted, goal=4)
     if phase is not Phase.COLLECTING:
         assert due is None
         return
     assert due is event
     if due is not None:
         assert round_.after(due, now=now).phase is not Phase.COLLECTING
+
+
+@pytest.mark.parametrize(
+    ("chosen", "accepted", "event"),
+    [
+        (3, 2, None),
+        (3, 3, Event.GOAL_REACHED),
+        (1, 1, None),  # fewer were chosen than the minimum of 2
+        (1, 2, Event.GOAL_REACHED),
+        (0, 0, None),
+    ],
+)
+def test_a_round_ends_when_all_who_were_chosen_have_come(
+    chosen: int, accepted: int, event: Event | None
+) -> None:
+    round_ = round_in(Phase.COLLECTING)
+    assert due_event(round_, now=OPENED, accepted=accepted, goal=chosen) is event
 
 
 @pytest.mark.parametrize(

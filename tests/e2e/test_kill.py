@@ -241,6 +241,50 @@ def test_both_are_killed_while_an_asynchronous_task_goes_on(
         device.close()
 
 
+def test_a_private_release_is_paid_for_once_whoever_is_killed(
+    coordinator: Coordinator, tmp_path: pathlib.Path
+) -> None:
+    run = Run(coordinator, tmp_path)
+    privacy = {"population": 1000, "delta": 1e-5, "noise_multiplier": 4.0}
+    run.create_task(privacy=privacy)
+    for round_number in range(1, ROUNDS + 1):
+        for count, done in enumerate(run.take_part(), start=1):
+            done.result()
+            if count == DEVICES - 1:
+                coordinator.kill("worker")
+        with HeldBack(last_to_be_folded(coordinator)) as update:
+            coordinator.start("worker")
+            wait_until(update.is_being_read, "the worker to fold")
+            coordinator.kill("worker")
+        coordinator.kill("api")
+        coordinator.start("api")
+        coordinator.start("worker")
+        wait_until(
+            lambda number=round_number: run.committed() == number,
+            f"round {round_number}",
+        )
+        coordinator.kill("worker")  # as soon as it is seen to have released
+        coordinator.start("worker")
+    coordinator.kill("api")
+    coordinator.start("api")
+
+    report = coordinator.get(paths.privacy(TASK))
+
+    # delta 1e-5 = F(m/2 - e/m) - exp(e) F(-m/2 - e/m), m = sqrt(1, 2) / 4
+    assert [r["round"] for r in report["releases"]] == list(range(1, ROUNDS + 1))
+    assert [r["epsilon"] for r in report["releases"]] == pytest.approx(
+        [0.926342, 1.356467], rel=1e-5
+    )
+    assert report["epsilon"] == report["releases"][-1]["epsilon"]
+    # Of each version there are weights once: no killed worker left other noise.
+    first = httpx.get(coordinator.url + paths.weights("wide", 0)).content
+    stored = (coordinator.data_dir / "blobs" / "sha256").rglob("*")
+    sizes = [path.stat().st_size for path in stored if path.is_file()]
+    assert sizes.count(len(first)) == ROUNDS + 1
+    for device in run.devices:
+        device.close()
+
+
 class HeldBack:
     """An update whose bytes do not come: a pipe that nobody writes to."""
 

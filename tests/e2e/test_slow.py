@@ -171,6 +171,42 @@ def test_a_head_without_an_end_is_cut(strict: Coordinator) -> None:
     assert sent < 100 * MAX_HEAD_BYTES
 
 
+_POST = b"POST /v1/devices HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"\x16\x03\x01\x02\x00\x01\x00",
+        b"GET /v1/t\xff HTTP/1.1\r\nHost: a\r\n\r\n",
+        _POST + b"Content-Length: x\r\n\r\n",
+        _POST + b"Content-Length: -5\r\n\r\n",
+        _POST + b"Content-Length: 99999999999999999999999999\r\n\r\n",
+        _POST + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}",
+        _POST + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        _POST + b"Transfer-Encoding: xchunked\r\n\r\n{}",
+        _POST + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n{}",
+        _POST + b"X: a\0b\r\nContent-Length: 2\r\n\r\n{}",
+    ],
+    ids=[
+        "tls",
+        "path",
+        "length",
+        "negative",
+        "huge",
+        "two-lengths",
+        "length-and-chunks",
+        "coding",
+        "chunk",
+        "nul",
+    ],
+)
+def test_what_is_no_http_is_refused(strict: Coordinator, sent: bytes) -> None:
+    with connect(strict) as connection:
+        connection.sendall(sent)
+        insist(read(connection), problems.MALFORMED_HTTP)
+
+
 def test_connections_are_limited_by_address_and_together(strict: Coordinator) -> None:
     held = [connect(strict) for _ in range(HERE)]
     with connect(strict) as refused:

@@ -17,6 +17,7 @@ from tests.support.models import write_tiny_model
 from tests.support.processes import ROOT, Coordinator
 
 CONFIG: Final = pathlib.Path(__file__).parent / "schemathesis.toml"
+_HOOKS: Final = "tests.hostile.hooks"
 CALLERS: Final = ("known", "nobody")
 
 
@@ -66,7 +67,7 @@ def run(
             *endless,
             *arguments,
         ],
-        env=os.environ | tokens,
+        env=os.environ | tokens | {"SCHEMATHESIS_HOOKS": _HOOKS},
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -76,11 +76,36 @@ BOUNDS: dict[str, tuple[float, float, float | None, float | None]] = {
     "gate.max_loss_rise": (TINY, 0, 1000, 1000.1),
     "gate.max_norm_ratio": (1 + 2**-52, 1, 1e6, 1_000_000.1),
     "gate.max_accuracy_drop": (TINY, 0, 1 - 2**-53, 1),
+    "privacy.population": (2, 1, 10_000_000, 10_000_001),
+    "privacy.epsilon": (TINY, 0, 1000, 1000.1),
+    "privacy.delta": (1e-15, 9e-16, 0.499, 1),  # of a population of 2
+    "privacy.noise_multiplier": (0.01, 0.0099, 1000, 1000.1),
+    "privacy.clip_norm": (1e-6, 9e-7, 1e6, 1_000_000.1),
+    "privacy.clip_quantile": (TINY, 0, 1 - 2**-53, 1),
+    "privacy.clip_rate": (TINY, 0, 10, 10.1),
+    "privacy.count_noise": (1e-3, 9e-4, 10, 10.1),
+    "privacy.sampling_rate": (1e-5, 9e-6, 1 - 2**-53, 1),
+    "privacy.cap": (25, 0, 100_000, 100_001),  # 25 is the least minimum by default
+    "privacy.bands": (2, 1, 256, 257),
     "reference.held_out_accuracy": (0, -TINY, 1, 1.0001),
 }
 #: What a plan must say beside a field for the field to be of use.
 COMPANY: dict[str, str] = {
     "reference.held_out_accuracy": 'source = "x"',
+    "privacy.population": "delta = 1e-8",
+    "privacy.epsilon": "population = 9\ndelta = 1e-8",
+    "privacy.delta": "population = 2",
+    "privacy.noise_multiplier": "population = 9\ndelta = 1e-8",
+    "privacy.clip_norm": "population = 9\ndelta = 1e-8",
+    "privacy.clip_quantile": "population = 9\ndelta = 1e-8",
+    "privacy.clip_rate": "population = 9\ndelta = 1e-8\nclip_quantile = 0.5",
+    "privacy.count_noise": "population = 9\ndelta = 1e-8\nclip_quantile = 0.5\n"
+    "noise_multiplier = 0.01",
+    "privacy.sampling_rate": "population = 10_000_000\ndelta = 1e-8\ncap = 100\n"
+    'sampling = "poisson"',
+    "privacy.cap": "population = 1_000_000\ndelta = 1e-8\nsampling_rate = 0.05\n"
+    'sampling = "poisson"',
+    "privacy.bands": 'population = 9\ndelta = 1e-8\nmechanism = "central_bsr"\n',
     "aggregation.trim": 'rule = "trimmed_mean"',
     "aggregation.byzantine": 'rule = "krum"',
     "aggregation.keep": 'rule = "multi_krum"\nbyzantine = 3',
@@ -121,7 +146,10 @@ def toml(field: str, value: object) -> str:
     company = COMPANY.get(field, "")
     if table == "gate" and key != "max_loss_rise":
         company = "max_loss_rise = 1.0"
-    return f"[{table}]\n{company}\n{key} = {text}\n" if table else f"{key} = {text}\n"
+    before = "[participation]\nmin_separation = 256\n" if key == "bands" else ""
+    if not table:
+        return f"{key} = {text}\n"
+    return f"{before}[{table}]\n{company}\n{key} = {text}\n"
 
 
 def value_of(plan: object, field: str) -> object:

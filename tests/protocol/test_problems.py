@@ -20,7 +20,9 @@ def test_every_type_is_unique() -> None:
 @pytest.mark.parametrize("kind", problems.ALL, ids=lambda kind: kind.slug)
 def test_a_type_has_its_form(kind: ProblemType) -> None:
     assert re.fullmatch(r"[a-z]+(-[a-z]+)*", kind.slug)
-    assert kind.type == f"urn:shoal:problem:{kind.slug}"
+    registry = "https://iana.org/assignments/http-problem-types#"
+    prefix = registry if kind.is_registered else "urn:shoal:problem:"
+    assert kind.type == prefix + kind.slug
     assert 400 <= kind.status <= 599
     assert kind.title[0].isupper()
     assert not kind.title.endswith(".")
@@ -63,6 +65,9 @@ def test_a_document_holds_its_details_and_extensions() -> None:
 
 def test_what_passes_by_itself_is_worth_the_same_request_again() -> None:
     for kind in problems.ALL:
-        passes = kind.status is HTTPStatus.TOO_MANY_REQUESTS
+        passes = kind.status in {
+            HTTPStatus.TOO_MANY_REQUESTS,
+            HTTPStatus.REQUEST_TIMEOUT,
+        }
         passes |= kind.status >= HTTPStatus.INTERNAL_SERVER_ERROR
         assert kind.retry == passes

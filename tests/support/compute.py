@@ -4,8 +4,12 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from coordinator.compute import accountant
+from coordinator.compute.accountant import Accountant
+from coordinator.compute.private import PrivateFolder
 from coordinator.domain.aggregation import Folded
 from coordinator.domain.optimizers import ServerOptimizer
+from coordinator.domain.privacy import PrivateFold, Terms
 from coordinator.protocol.manifest import Vector
 from coordinator.protocol.plan_server import AggregationPlan
 
@@ -15,6 +19,8 @@ class NumpyCompute:
 
     def __init__(self) -> None:
         self.folded: list[list[float]] = []  #: weights in the order of each fold
+        self._private = PrivateFolder()
+        self._accountant = Accountant()
 
     def fold(
         self,
@@ -34,6 +40,28 @@ class NumpyCompute:
             on_progress(len(weights))
         self.folded.append(weights)
         return Folded(mean=total / sum(weights))
+
+    def fold_privately(
+        self,
+        updates: Sequence[tuple[float, Vector]],
+        settings: PrivateFold,
+        *,
+        size: int,
+        state: bytes | None,
+        on_progress: Callable[[int], None],
+    ) -> Folded:
+        assert state is None or len(state) == size * 8
+        return self._private.fold(
+            updates, settings, size=size, clip_norm=None, on_progress=on_progress
+        )
+
+    def epsilon(
+        self, terms: Terms, releases: int, *, on_wait: Callable[[], None]
+    ) -> float:
+        return self._accountant.epsilon(terms, releases, on_wait=on_wait)
+
+    def accountant(self, terms: Terms) -> str:
+        return accountant.name(terms)
 
     def step(
         self,

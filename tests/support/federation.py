@@ -15,7 +15,13 @@ from coordinator.domain.tasks import Task
 from coordinator.protocol import digests, encodings
 from coordinator.protocol.manifest import Vector
 from coordinator.protocol.messages import EvaluationReport, PersonalizedSums
-from coordinator.protocol.plan_rounds import AsynchronousPlan, EvaluationPlan, RoundPlan
+from coordinator.protocol.plan_privacy import PrivacyPlan
+from coordinator.protocol.plan_rounds import (
+    AsynchronousPlan,
+    EvaluationPlan,
+    ParticipationPlan,
+    RoundPlan,
+)
 from coordinator.protocol.plan_server import GatePlan, ServerPlan
 from coordinator.protocol.plan_training import TrainingPlan
 from coordinator.protocol.plans import Plan, UpdatePlan
@@ -43,6 +49,8 @@ def plan(
     update: UpdatePlan | None = None,
     gate: GatePlan | None = None,
     asynchronous: AsynchronousPlan | None = None,
+    participation: ParticipationPlan | None = None,
+    privacy: PrivacyPlan | None = None,
     **round_: Any,  # noqa: ANN401 - any field of RoundPlan
 ) -> Plan:
     """A plan for two devices: a lease lasts 60 s, a round 120 s, two attempts."""
@@ -58,6 +66,8 @@ def plan(
         update=update or UpdatePlan(),
         evaluation=evaluation,
         gate=gate,
+        participation=participation or ParticipationPlan(),
+        privacy=privacy,
     )
 
 

@@ -1,0 +1,143 @@
+"""What a task under differential privacy promises, in words that one can check.
+
+Epsilon alone says little: it holds for a unit, an adjacency, somebody who looks, and
+under assumptions. All of that is stated with it, and what it does not cover.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Final
+
+from coordinator.domain.privacy import Release, terms
+from coordinator.protocol.plans import Plan
+
+_UNIT: Final = (
+    "one enrolled device with all of its examples: not a person, who may have several, "
+    "and not a single example"
+)
+_ADJACENCY: Final = (
+    "zero-out: the same devices enrol and take part, and one of them sends nothing but "
+    "zeros"
+)
+_TRUSTED: Final = (
+    "the coordinator with its database and its operators: it sees every update in the "
+    "clear, draws the noise and keeps the task's secret until the task has ended"
+)
+_OBSERVER: Final = (
+    "anybody who sees every published version, but nothing else of the coordinator"
+)
+_BOUND: Final = (
+    "every update is clipped by the coordinator, and the sum is divided by a constant",
+    "each enrolled device is another one: who enrols twice loses up to twice as much",
+    "devices drop out for reasons that do not depend on other devices' examples",
+)
+_UNSEEN: Final = (
+    "nobody learns who took part in a round: coins decide it, and neither the API nor "
+    "the events name them, but who reads the database, the logs or the network may"
+)
+_NOT_COVERED: Final = (
+    "federated evaluation, and going back to an older version because of it",
+    "who takes part, when, and how many: counts of a round, its times, bytes sent",
+    "whether a round was abandoned for want of updates",
+    "settings that were chosen by trying them on these devices",
+    "other tasks that the same devices take part in: their epsilons add up",
+)
+_WITHHELD: Final = (
+    "training loss, accuracy and number of examples of every device: not kept",
+    "lengths of updates",
+)
+_UNPROTECTED: Final = "everything: this task has no differential privacy"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Statement:
+    """What can be said of a task's privacy now."""
+
+    mechanism: str
+    epsilon: float | None  #: of all releases so far; none: there is no bound
+    delta: float | None
+    budget: float | None  #: epsilon that no release passes
+    unit: str | None = None
+    adjacency: str | None = None
+    trusted: str | None = None
+    observer: str | None = None
+    accountant: str | None = None  #: none before the first release
+    assumptions: tuple[str, ...] = ()
+    withheld: tuple[str, ...] = ()
+    not_covered: tuple[str, ...] = ()
+
+    def lines(self) -> list[str]:
+        """Return it as text, a fact a line."""
+        facts = [f"mechanism: {self.mechanism}"]
+        if self.epsilon is not None:
+            facts.append(
+                f"epsilon {self.epsilon:.4g} at delta {self.delta:.3g}, "
+                f"of a budget of {self.budget:.4g}"
+            )
+        singles = ("unit", "adjacency", "trusted", "observer", "accountant")
+        facts += [
+            f"{name}: {value}"
+            for name in singles
+            if (value := getattr(self, name)) is not None
+        ]
+        for name, values in (
+            ("assumes", self.assumptions),
+            ("withheld", self.withheld),
+            ("not covered", self.not_covered),
+        ):
+            facts += [f"{name}: {value}" for value in values]
+        return facts
+
+
+def of(plan: Plan, ledger: Sequence[Release]) -> Statement:
+    """Say what a task has spent, and what that means.
+
+    Args:
+        plan: The task's.
+        ledger: Its releases, oldest first.
+    """
+    privacy = plan.privacy
+    if privacy is None:
+        return Statement(
+            mechanism="off",
+            epsilon=None,
+            delta=None,
+            budget=None,
+            not_covered=(_UNPROTECTED,),
+        )
+    by_coin = privacy.sampling == "poisson"
+    return Statement(
+        mechanism=privacy.mechanism,
+        epsilon=ledger[-1].epsilon if ledger else 0.0,
+        delta=privacy.delta,
+        budget=privacy.epsilon,
+        unit=_UNIT,
+        adjacency=_ADJACENCY,
+        trusted=_TRUSTED,
+        observer=_OBSERVER,
+        accountant=ledger[-1].accountant if ledger else None,
+        assumptions=(
+            _participation(plan, len(ledger)),
+            *_BOUND,
+            *((_UNSEEN,) if by_coin else ()),
+        ),
+        withheld=_WITHHELD,
+        not_covered=_NOT_COVERED,
+    )
+
+
+def _participation(plan: Plan, releases: int) -> str:
+    privacy = plan.privacy
+    if privacy is None:
+        raise ValueError("the plan has no privacy")
+    if privacy.sampling == "poisson":
+        return (
+            f"in each round a secret coin chooses each of at most {privacy.population} "
+            f"devices with chance {privacy.sampling_rate:.4g}, and chance cuts them to "
+            f"{privacy.most_chosen}"
+        )
+    most = terms(plan, privacy).participations(releases)
+    return (
+        f"one device was in at most {most} of {releases} releases, which the "
+        "coordinator insists on; nothing is claimed of chance"
+    )
