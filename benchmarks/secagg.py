@@ -25,14 +25,13 @@ from coordinator.protocol.encodings import Report
 from coordinator.protocol.secagg import (
     cohort,
     device,
-    fixed_point,
     masks,
     parameters,
     scrutiny,
     stages,
+    summands,
     unmasking,
 )
-from coordinator.protocol.secagg.fixed_point import Encoding
 from coordinator.protocol.secagg.masks import Words
 from coordinator.protocol.secagg.messages import (
     Dealing,
@@ -43,6 +42,7 @@ from coordinator.protocol.secagg.messages import (
     Survivors,
 )
 from coordinator.protocol.secagg.parameters import Parameters
+from coordinator.protocol.secagg.summands import Encoding
 
 SIZE: Final = 693_962
 _DEVICES: Final = 100
@@ -83,7 +83,7 @@ def main(
     encoding = Encoding(
         size=SIZE,
         clip_norm=1.0,
-        bits=fixed_point.most_bits(_DEVICES),
+        bits=summands.most_bits(_DEVICES),
         max_devices=_DEVICES,
         weighting="examples",
         max_examples=600,
@@ -92,9 +92,9 @@ def main(
     update = np.random.default_rng(0).standard_normal(SIZE, dtype=np.float32)
     report = Report(examples=100, train_loss=1.0, train_accuracy=0.5)
     encode_s = _median_s(
-        lambda: fixed_point.encode(update, report, encoding, key=os.urandom(32))
+        lambda: summands.encode(update, report, encoding, key=os.urandom(32))
     )
-    vector = fixed_point.encode(update, report, encoding, key=os.urandom(32))
+    vector = summands.encode(update, report, encoding, key=os.urandom(32))
     print(f"{_DEVICES} devices, vectors of {encoding.size_bytes} bytes, medians")
     print(f"encoding an update         {encode_s * 1e3:8.1f} ms")
     for dropout, chosen in (

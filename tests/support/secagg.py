@@ -14,13 +14,12 @@ from coordinator.protocol.manifest import Record
 from coordinator.protocol.secagg import (
     cohort,
     device,
-    fixed_point,
     parameters,
     scrutiny,
     stages,
+    summands,
     unmasking,
 )
-from coordinator.protocol.secagg.fixed_point import CohortSum, Encoding
 from coordinator.protocol.secagg.masks import Words
 from coordinator.protocol.secagg.messages import (
     Dealing,
@@ -29,6 +28,7 @@ from coordinator.protocol.secagg.messages import (
     Session,
     Survivors,
 )
+from coordinator.protocol.secagg.summands import CohortSum, Encoding
 
 _Record = TypeVar("_Record", bound=Record)
 POLICY = scrutiny.Policy()
@@ -174,7 +174,7 @@ def gather(
         cohort=over_the_wire(formed),
         states={formed.indices[name]: state for name, state in states.items()},
         vectors={
-            index: fixed_point.encode(
+            index: summands.encode(
                 rng.standard_normal(written.size).astype(np.float32),
                 REPORT,
                 written,

@@ -8,7 +8,7 @@ vanished, those of the second; never both.
 
 ``parameters`` says how many neighbours and shares there must be, ``graph`` who is whose
 neighbour, ``keys`` what is agreed on with them, ``shamir`` splits secrets, ``masks``
-expands them, ``fixed_point`` lays an update out as whole numbers, ``messages`` is what
+expands them, ``summands`` lays an update out as whole numbers, ``messages`` is what
 travels. ``device`` is the device's side, step by step, and ``scrutiny`` what it checks;
 ``cohort``, ``stages`` and ``unmasking`` are the coordinator's. No I/O, no clock.
 

@@ -5,7 +5,6 @@ from collections.abc import Iterable
 
 from coordinator.protocol.manifest import Record
 from coordinator.protocol.secagg import graph, keys
-from coordinator.protocol.secagg.fixed_point import Encoding
 from coordinator.protocol.secagg.messages import (
     Announcement,
     CohortManifest,
@@ -17,6 +16,7 @@ from coordinator.protocol.secagg.messages import (
 )
 from coordinator.protocol.secagg.parameters import Parameters
 from coordinator.protocol.secagg.refusals import UnsuitableCohort
+from coordinator.protocol.secagg.summands import Encoding
 
 
 def admit(

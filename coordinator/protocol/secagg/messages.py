@@ -18,8 +18,8 @@ from pydantic import Field
 from coordinator.protocol.device_keys import MAX_CHARACTERS
 from coordinator.protocol.manifest import Name, Record, Request, Sha256, example
 from coordinator.protocol.messages import Id
-from coordinator.protocol.secagg.fixed_point import Encoding
 from coordinator.protocol.secagg.parameters import MAX_DEVICES, MIN_DEVICES
+from coordinator.protocol.secagg.summands import Encoding
 
 SEALED_BYTES: Final = 94  #: nonce, two shares, tag
 _DOMAIN: Final = b"shoal/secagg/1/"

@@ -8,9 +8,8 @@ from typing import TypeAlias
 import numpy as np
 
 from coordinator.protocol.digests import Bytes
-from coordinator.protocol.secagg import fixed_point, keys, masks, shamir
+from coordinator.protocol.secagg import keys, masks, shamir, summands
 from coordinator.protocol.secagg.cohort import Cohort
-from coordinator.protocol.secagg.fixed_point import CohortSum, Encoding
 from coordinator.protocol.secagg.masks import Sign, Words
 from coordinator.protocol.secagg.messages import Reveal, Secret
 from coordinator.protocol.secagg.refusals import (
@@ -18,6 +17,7 @@ from coordinator.protocol.secagg.refusals import (
     CohortAborted,
     WrongVector,
 )
+from coordinator.protocol.secagg.summands import CohortSum, Encoding
 
 _Masks: TypeAlias = list[tuple[bytes, Sign]]
 #: By owner and secret, the shares by the index of who holds them.
@@ -78,7 +78,7 @@ def unmask(
     masks.add_all(
         total, _masks_in(cohort, sharers, survivors, reveals), threads=threads
     )
-    added = fixed_point.decode(total, cohort.manifest.encoding, devices=len(survivors))
+    added = summands.decode(total, cohort.manifest.encoding, devices=len(survivors))
     if added is None:
         raise CohortAborted(
             AbortReason.WRONG_SUM,

@@ -13,11 +13,11 @@ from coordinator.protocol.encodings import Report
 from coordinator.protocol.secagg import (
     cohort,
     device,
-    fixed_point,
     graph,
     keys,
     scrutiny,
     stages,
+    summands,
     unmasking,
 )
 from coordinator.protocol.secagg.messages import (
@@ -89,7 +89,7 @@ def test_an_update_is_encoded_as_written() -> None:
         train_loss=written["train_loss"],
         train_accuracy=written["train_accuracy"],
     )
-    vector = fixed_point.encode(
+    vector = summands.encode(
         np.array(written["delta"], np.float32),
         report,
         COHORT.manifest.encoding,

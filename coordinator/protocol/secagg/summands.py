@@ -21,10 +21,11 @@ from typing import Final, Literal, Self
 import numpy as np
 import numpy.typing as npt
 import pydantic
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from pydantic import Field
 
+from coordinator.protocol import fixed_point
 from coordinator.protocol.encodings import MAX_EXAMPLES, Report
+from coordinator.protocol.keystream import Keystream
 from coordinator.protocol.manifest import Record, Vector
 from coordinator.protocol.secagg.masks import WORD_BYTES, Words
 from coordinator.protocol.secagg.refusals import WrongVector
@@ -132,7 +133,7 @@ def encode(delta: Vector, report: Report, encoding: Encoding, *, key: bytes) -> 
             f"an update must be float32 of shape ({encoding.size},), got "
             f"{delta.dtype} of {delta.shape}"
         )
-    norm = math.sqrt(_squared_length(delta))
+    norm = fixed_point.length(delta)
     figures = (norm, report.train_loss, report.train_accuracy)
     if not all(map(math.isfinite, figures)):
         raise WrongVector("an update with NaN or infinity is not sent")
@@ -142,7 +143,7 @@ def encode(delta: Vector, report: Report, encoding: Encoding, *, key: bytes) -> 
         share = min(report.examples / encoding.max_examples, 1.0)
         weight = max(1, round(share * one))
     scale = weight / max(norm, encoding.clip_norm)
-    chance = _Chance(key)
+    chance = Keystream(key)
     vector = np.empty(encoding.length, np.uint32)
     whole = vector.view(np.int32)
     for start in range(0, encoding.size, _BLOCK):
@@ -210,23 +211,3 @@ def decode(total: Words, encoding: Encoding, *, devices: int) -> CohortSum | Non
         train_accuracy=accuracy / weight,
         clipped=clipped,
     )
-
-
-def _squared_length(delta: Vector) -> float:
-    return math.fsum(
-        float(np.square(delta[start : start + _BLOCK], dtype=np.float64).sum())
-        for start in range(0, delta.size, _BLOCK)
-    )
-
-
-class _Chance:
-    """Uniform numbers in [0, 1), multiples of 2**-32, from a key of their own."""
-
-    def __init__(self, key: bytes) -> None:
-        self._encryptor = Cipher(
-            algorithms.AES256(key), modes.CTR(bytes(16))
-        ).encryptor()
-
-    def uniforms(self, count: int) -> npt.NDArray[np.float64]:
-        words = np.frombuffer(self._encryptor.update(bytes(4 * count)), "<u4")
-        return words * np.float64(2.0**-32)

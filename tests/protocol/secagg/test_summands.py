@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator.protocol.encodings import Report
-from coordinator.protocol.secagg import fixed_point
+from coordinator.protocol.secagg import summands
 from coordinator.protocol.secagg.refusals import WrongVector
 from tests.support.secagg import REPORT, encoding
 
@@ -24,7 +24,7 @@ def encode(
 ) -> np.ndarray:
     vector = np.asarray(delta, np.float32)
     written = encoding(vector.size, **changes)
-    return fixed_point.encode(vector, report, written, key=key).view(np.int32)
+    return summands.encode(vector, report, written, key=key).view(np.int32)
 
 
 def test_whole_multiples_are_exact_and_figures_follow() -> None:
@@ -130,20 +130,20 @@ def test_nothing_is_made_of_what_is_not_finite(value: float) -> None:
 )
 def test_an_update_of_another_form_is_refused(delta: np.ndarray) -> None:
     with pytest.raises(WrongVector, match="float32 of shape"):
-        fixed_point.encode(delta, REPORT, encoding(4), key=KEY)
+        summands.encode(delta, REPORT, encoding(4), key=KEY)
 
 
 def test_the_sum_of_the_most_devices_at_the_bound_does_not_wrap() -> None:
     for count, bits in ((100, 24), (127, 24), (1000, 21), (31, 26)):
         written = encoding(2, bits=bits, max_devices=count)
         report = Report(examples=100, train_loss=1e9, train_accuracy=1.0)
-        vector = fixed_point.encode(
+        vector = summands.encode(
             np.array([-9, 0], np.float32), report, written, key=KEY
         )
         total = np.zeros(written.length, np.uint32)
         for _ in range(count):
             total += vector
-        added = fixed_point.decode(total, written, devices=count)
+        added = summands.decode(total, written, devices=count)
         assert added is not None
         assert added.update.tolist() == [-count << bits, 0]
         assert added.mean().tolist() == [-2.0, 0.0]
@@ -186,7 +186,7 @@ def test_an_encoding_whose_sum_may_wrap_or_mean_nothing_is_refused(
 def test_the_most_bits_fit_and_one_more_does_not(
     devices: int, noise: float, bits: int
 ) -> None:
-    assert fixed_point.most_bits(devices, noise_stddev=noise) == bits
+    assert summands.most_bits(devices, noise_stddev=noise) == bits
     fields = {"max_devices": devices, "noise_stddev": noise}
     encoding(bits=bits, **fields)
     with pytest.raises(pydantic.ValidationError):
@@ -196,7 +196,7 @@ def test_the_most_bits_fit_and_one_more_does_not(
 @pytest.mark.parametrize(("devices", "noise"), [(40_000, 0), (5, 2.0**29)])
 def test_too_few_bits_are_refused(devices: int, noise: float) -> None:
     with pytest.raises(ValueError, match="and needs 16"):
-        fixed_point.most_bits(devices, noise_stddev=noise)
+        summands.most_bits(devices, noise_stddev=noise)
 
 
 def test_a_weighted_mean_comes_out() -> None:
@@ -213,8 +213,8 @@ def test_a_weighted_mean_comes_out() -> None:
     ]
     total = np.zeros(written.length, np.uint32)
     for delta, report in zip(deltas, reports, strict=True):
-        total += fixed_point.encode(delta, report, written, key=rng.bytes(32))
-    added = fixed_point.decode(total, written, devices=9)
+        total += summands.encode(delta, report, written, key=rng.bytes(32))
+    added = summands.decode(total, written, devices=9)
     assert added is not None
     weights = np.array([report.examples for report in reports])
     expected = (weights[:, None] * deltas.astype(np.float64)).sum(0) / weights.sum()
@@ -239,7 +239,7 @@ def test_what_is_no_sum_of_so_many_is_none(place: int, value: int) -> None:
     written = encoding(3)
     total = np.zeros(8, np.uint32)
     for _ in range(5):
-        total += fixed_point.encode(np.zeros(3, np.float32), REPORT, written, key=KEY)
-    assert fixed_point.decode(total, written, devices=5) is not None
+        total += summands.encode(np.zeros(3, np.float32), REPORT, written, key=KEY)
+    assert summands.decode(total, written, devices=5) is not None
     total.view(np.int32)[3 + place] = value
-    assert fixed_point.decode(total, written, devices=5) is None
+    assert summands.decode(total, written, devices=5) is None
