@@ -66,6 +66,27 @@ def test_a_device_without_identity_joins_unsigned() -> None:
         keys.insist_signed(secagg.SESSION, member)
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"sharing_key": "masking_key"}, "must differ"),
+        ({"sharing_key": bytes(32)}, "low order"),
+        ({"masking_key": bytes(32)}, "low order"),
+    ],
+    ids=str,
+)
+def test_keys_that_keep_no_secret_are_refused_where_they_are_announced(
+    changes: dict[str, str | bytes], words: str
+) -> None:
+    announcement = device.join(secagg.SESSION, ME, None).announcement
+    update = {
+        name: getattr(announcement, value) if isinstance(value, str) else value
+        for name, value in changes.items()
+    }
+    with pytest.raises(KeysRefused, match=words):
+        cohort.admit(secagg.SESSION, ME, None, announcement.model_copy(update=update))
+
+
 def test_a_derived_key_is_another_for_anything_else() -> None:
     one, other = keys.generate(), keys.generate()
     public = keys.public_of(other)
