@@ -70,8 +70,8 @@ def insist_acceptable(
     _insist_strong(roster.manifest, policy)
     _insist_consistent(roster)
     _insist_own_keys(roster, me)
-    if roster.manifest.signed:
-        for neighbour in roster.neighbours:
+    for neighbour in roster.neighbours:
+        if roster.manifest.signed or neighbour.member.identity is not None:
             keys.insist_signed(session, neighbour.member)
 
 

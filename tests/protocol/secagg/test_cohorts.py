@@ -137,6 +137,19 @@ def test_a_device_whose_neighbours_are_too_few_is_left_out_and_the_rest_go_on() 
     assert gathering.sharers == gathering.everybody - silent - {lonely}
 
 
+def test_a_hole_in_the_ring_that_leaves_those_at_its_edge_lonely_takes_all() -> None:
+    gathering = secagg.gather(100, dropout=0.1)
+    neighbours = gathering.cohort.neighbours
+    around = {*neighbours[17]}
+    nearest = sorted(around, key=lambda other: -len(around & {*neighbours[other]}))
+    left = gathering.everybody - {*nearest[:11]}
+    assert any(len(left & {*neighbours[index]}) >= 32 for index in left)
+    with pytest.raises(
+        CohortAborted, match="89 of 100 devices dealt shares and 0 have"
+    ):
+        stages.choose_sharers(gathering.cohort, left)
+
+
 def test_nobody_waits_for_more_shares_than_are_needed() -> None:
     gathering = secagg.gather(20, dropout=0.3)
     threshold = gathering.cohort.manifest.threshold

@@ -315,6 +315,23 @@ def test_keys_that_their_device_signed_for_another_session_are_refused() -> None
     device.deal(gathering.states[DEVICE], roster, secagg.POLICY)
 
 
+def test_the_signature_of_a_neighbour_with_an_identity_counts_in_any_cohort() -> None:
+    """Also where a coordinator says that not all have one."""
+    gathering = gathered(signed=True)
+    roster = with_manifest(gathering.roster(DEVICE), signed=False)
+    device.deal(gathering.states[DEVICE], roster, secagg.POLICY)
+    first, *others = roster.neighbours
+    announcement = first.member.announcement.model_copy(update={"signature": None})
+    unsigned = first.member.model_copy(update={"announcement": announcement})
+    forged = (Neighbour(index=first.index, member=unsigned), *others)
+    with pytest.raises(KeysRefused, match="not signed"):
+        device.deal(
+            gathering.states[DEVICE],
+            roster.model_copy(update={"neighbours": forged}),
+            secagg.POLICY,
+        )
+
+
 def test_keys_are_made_once_for_a_session() -> None:
     first = device.join(secagg.SESSION, "1" * 32, None)
     with pytest.raises(OutOfStep, match="were given before"):
