@@ -7,6 +7,8 @@ something of this very image. The pictures go side by side into a PNG.
 """
 
 import pathlib
+import secrets
+import statistics
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Final
 
@@ -17,8 +19,11 @@ from matplotlib.figure import Figure
 import tflite_models
 from benchmarks import inversion
 from benchmarks.inversion import Image
+from coordinator.compute.private import PrivateFolder
 from coordinator.domain.initialization import draw_weights
+from coordinator.domain.privacy import PrivateFold, RoundKeys
 from coordinator.protocol import deltas, digests, encodings
+from coordinator.protocol.keystream import KEY_BYTES
 from coordinator.protocol.manifest import Manifest, Vector
 from coordinator.protocol.plan_training import TrainingPlan
 from device_sim.data import sample
@@ -39,7 +44,8 @@ def main(
 ) -> None:
     """Attack single devices through everything that a coordinator may hold."""
     devices = Victims(seed)
-    whole = devices.sum_of(range(victims, victims + _COHORT - 1))
+    others = range(victims, victims + _COHORT - 1)
+    whole = devices.sum_of(others)
     pictures: list[dict[str, Image]] = []
     for device in range(victims):
         views = {
@@ -47,6 +53,7 @@ def main(
             "one update, q8": devices.seen_as(device, "q8"),
             "one update, topk 10 %": devices.seen_as(device, "topk"),
             f"sum of {_COHORT}": whole + devices.update(device).delta,
+            f"noisy sum of {_COHORT}": devices.noisy_sum_of([device, *others]),
         }
         pictures.append(
             {"the digit": devices.image(device), "mean of all": devices.mean_image()}
@@ -57,6 +64,8 @@ def main(
         )
     width = max(map(len, pictures[0]))
     for name in pictures[0]:
+        if name == "the digit":
+            continue
         scores = [inversion.psnr(each[name], each["the digit"]) for each in pictures]
         print(f"{name:{width}}  {' '.join(f'{score:6.1f}' for score in scores)} dB")
     _draw(pictures, out)
@@ -119,6 +128,25 @@ class Victims:
             start=np.zeros(self.manifest.trainable_size, np.float32),
         )
         return total
+
+    def noisy_sum_of(self, devices: Iterable[int]) -> Vector:
+        """Return what differential privacy with noise multiplier 1 makes of it."""
+        updates = [(1.0, self.update(device).delta) for device in devices]
+        lengths = [float(np.linalg.norm(delta)) for _, delta in updates]
+        settings = PrivateFold(
+            clip_norm=statistics.median(lengths),
+            noise_multiplier=1.0,
+            denominator=1,
+            keys=RoundKeys(secrets.token_bytes(KEY_BYTES), 1),
+        )
+        folded = PrivateFolder().fold(
+            updates,
+            settings,
+            size=self.manifest.trainable_size,
+            clip_norm=None,
+            on_progress=lambda _: None,
+        )
+        return folded.mean.astype(np.float32)
 
 
 def _draw(pictures: Sequence[dict[str, Image]], out: pathlib.Path) -> None:

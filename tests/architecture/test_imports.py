@@ -77,9 +77,9 @@ def test_the_command_line_loads_nothing_heavy_before_it_knows_its_role() -> None
 
 def test_the_wire_and_the_decisions_load_no_framework() -> None:
     names = [
-        f"coordinator.{path.parent.name}.{path.stem}"
+        ".".join(path.relative_to(ROOT).with_suffix("").parts)
         for package in ("protocol", "domain")
-        for path in sorted((ROOT / "coordinator" / package).glob("[a-z]*.py"))
+        for path in sorted((ROOT / "coordinator" / package).rglob("[a-z]*.py"))
     ]
     assert len(names) > 15
     assert not packages_loaded_by(*names) & {*NUMERICS, *SERVICE, "httpx"}

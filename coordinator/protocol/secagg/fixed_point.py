@@ -1,0 +1,232 @@
+"""An update as whole numbers modulo 2**32, with weight and metrics beside it.
+
+The vector is the update, clipped to ``clip_norm`` in L2 length and scaled so that this
+becomes ``2**bits``, and behind it five figures that so nobody sees of one device. The
+sum of a cohort never wraps: each element is at most ``2**bits``, and ``Encoding``
+refuses numbers of devices for which that is too much. Read as int32, it is the sum.
+
+With weighting ``examples``, a device's weight is its share of ``max_examples``, at most
+1, and scales its update too: the sum over the weights is their weighted mean. With
+``uniform``, which differential privacy needs, it is 1 for all.
+
+Source: Bonawitz et al. 2019, "Federated Learning with Autotuned Communication-Efficient
+    Secure Aggregation", section 3 (unbiased rounding).
+"""
+
+import dataclasses
+import math
+import struct
+from typing import Final, Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+import pydantic
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from pydantic import Field
+
+from coordinator.protocol.encodings import MAX_EXAMPLES, Report
+from coordinator.protocol.manifest import Record, Vector
+from coordinator.protocol.secagg.masks import WORD_BYTES, Words
+from coordinator.protocol.secagg.refusals import WrongVector
+
+FIGURES: Final = 5  #: count, weight, loss, accuracy, clipped
+MAX_MEAN_LOSS: Final = 64.0  #: a device's mean loss counts as at most this
+_MIN_BITS: Final = 16  # rounding then adds 4 % of the clip norm to the error, not 60
+_MAX_BITS: Final = 26
+_HALF: Final = 1 << 31
+_NOISE_STDDEVS: Final = 8
+_BLOCK: Final = 1 << 14  # elements; their float64 fit a core's second cache
+
+
+class Encoding(Record):
+    """How the devices of a cohort write their vectors."""
+
+    size: int = Field(ge=1, lt=2**31, description="Elements of an update.")
+    clip_norm: float = Field(
+        gt=0, allow_inf_nan=False, description="Longest an update may be (L2)."
+    )
+    bits: int = Field(
+        ge=_MIN_BITS, le=_MAX_BITS, description="`clip_norm` becomes 2**bits."
+    )
+    max_devices: int = Field(ge=1, description="Summands that a sum has at most.")
+    weighting: Literal["examples", "uniform"]
+    max_examples: int = Field(
+        ge=1, le=MAX_EXAMPLES, description="From so many on, the weight is 1."
+    )
+    noise_stddev: float = Field(
+        0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Standard deviation of noise in an element of the sum, in whole "
+        "numbers.",
+    )
+
+    @pydantic.model_validator(mode="after")
+    def _sum_fits(self) -> Self:
+        most = self.max_devices * (1 << self.bits)
+        if most + _NOISE_STDDEVS * self.noise_stddev >= _HALF:
+            raise ValueError(
+                f"the sum of {self.max_devices} devices with {self.bits} bits and "
+                f"noise of {self.noise_stddev:g} may not fit in 32 bits"
+            )
+        return self
+
+    @property
+    def length(self) -> int:
+        """Elements of a vector: the update and the figures."""
+        return self.size + FIGURES
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of a vector on the wire."""
+        return self.length * WORD_BYTES
+
+    def packed(self) -> bytes:
+        """Return what is hashed of it: big-endian numbers, floats as IEEE 754."""
+        return struct.pack(
+            ">IdIIBId",
+            self.size,
+            self.clip_norm,
+            self.bits,
+            self.max_devices,
+            self.weighting == "uniform",
+            self.max_examples,
+            self.noise_stddev,
+        )
+
+
+def most_bits(max_devices: int, *, noise_stddev: float = 0.0) -> int:
+    """Return the most bits with which the sum of so many devices fits.
+
+    Raises:
+        ValueError: Fewer than 16, with which rounding would show.
+    """
+    room = (_HALF - 1 - _NOISE_STDDEVS * noise_stddev) / max_devices
+    bits = min(_MAX_BITS, math.floor(math.log2(room))) if room >= 1 else 0
+    if bits < _MIN_BITS:
+        raise ValueError(
+            f"the sum of {max_devices} devices and noise of {noise_stddev:g} leaves "
+            f"{bits} bits an element, and needs {_MIN_BITS}"
+        )
+    return bits
+
+
+def encode(delta: Vector, report: Report, encoding: Encoding, *, key: bytes) -> Words:
+    """Clip, weigh, scale and round an update. Run by the device.
+
+    Args:
+        delta: shape (encoding.size,), float32.
+        report: Its weight and metrics.
+        encoding: The cohort's.
+        key: 32 secret bytes for this vector alone, from the system; they decide how
+            values between two whole numbers are rounded, so that the mean is right.
+
+    Returns:
+        shape (encoding.length,), uint32: negative numbers as their residue.
+
+    Raises:
+        WrongVector: The update has another size or is not finite.
+    """
+    if delta.shape != (encoding.size,) or delta.dtype != np.float32:
+        raise WrongVector(
+            f"an update must be float32 of shape ({encoding.size},), got "
+            f"{delta.dtype} of {delta.shape}"
+        )
+    norm = math.sqrt(_squared_length(delta))
+    figures = (norm, report.train_loss, report.train_accuracy)
+    if not all(map(math.isfinite, figures)):
+        raise WrongVector("an update with NaN or infinity is not sent")
+    one = 1 << encoding.bits
+    weight = one
+    if encoding.weighting == "examples":
+        share = min(report.examples / encoding.max_examples, 1.0)
+        weight = max(1, round(share * one))
+    scale = weight / max(norm, encoding.clip_norm)
+    chance = _Chance(key)
+    vector = np.empty(encoding.length, np.uint32)
+    whole = vector.view(np.int32)
+    for start in range(0, encoding.size, _BLOCK):
+        part = delta[start : start + _BLOCK].astype(np.float64)
+        part *= scale
+        # Rounding in float32 and float64 may pass the bound by a last bit; it counts.
+        np.clip(part, -weight, weight, out=part)
+        part += chance.uniforms(part.size)
+        np.floor(part, out=part)
+        whole[start : start + part.size] = part
+    loss = min(max(report.train_loss, 0.0), MAX_MEAN_LOSS) / MAX_MEAN_LOSS
+    accuracy = min(max(report.train_accuracy, 0.0), 1.0)
+    luck = chance.uniforms(2)
+    whole[encoding.size :] = (
+        1,
+        weight,
+        math.floor(loss * weight + luck[0]),
+        math.floor(accuracy * weight + luck[1]),
+        norm > encoding.clip_norm,
+    )
+    return vector
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class CohortSum:
+    """What a cohort's vectors add up to."""
+
+    update: npt.NDArray[np.int32]  #: shape (size,), sum of weight times update, whole
+    unit: float  #: what 1 in ``update`` is: ``clip_norm`` over 2**bits
+    devices: int
+    weight: float  #: sum of the weights, each at most 1
+    train_loss: float  #: weighted mean
+    train_accuracy: float  #: weighted mean
+    clipped: int  #: devices whose update was longer than ``clip_norm``
+
+    def mean(self) -> npt.NDArray[np.float64]:
+        """Return the weighted mean of the updates, shape (size,)."""
+        return self.update * np.float64(self.unit / self.weight)
+
+
+def decode(total: Words, encoding: Encoding, *, devices: int) -> CohortSum | None:
+    """Read the sum of so many devices' vectors. Run by the coordinator.
+
+    Returns:
+        ``None`` where it is none: a mask is left in it, or a device lied.
+    """
+    whole = total.view(np.int32)
+    count, weight, loss, accuracy, clipped = map(int, whole[encoding.size :])
+    one = 1 << encoding.bits
+    is_sum = (
+        count == devices
+        and devices <= weight <= devices * one
+        and 0 <= loss <= weight + devices
+        and 0 <= accuracy <= weight + devices
+        and 0 <= clipped <= devices
+    )
+    if not is_sum:
+        return None
+    return CohortSum(
+        update=whole[: encoding.size],
+        unit=encoding.clip_norm / one,
+        devices=count,
+        weight=weight / one,
+        train_loss=loss / weight * MAX_MEAN_LOSS,
+        train_accuracy=accuracy / weight,
+        clipped=clipped,
+    )
+
+
+def _squared_length(delta: Vector) -> float:
+    return math.fsum(
+        float(np.square(delta[start : start + _BLOCK], dtype=np.float64).sum())
+        for start in range(0, delta.size, _BLOCK)
+    )
+
+
+class _Chance:
+    """Uniform numbers in [0, 1), multiples of 2**-32, from a key of their own."""
+
+    def __init__(self, key: bytes) -> None:
+        self._encryptor = Cipher(
+            algorithms.AES256(key), modes.CTR(bytes(16))
+        ).encryptor()
+
+    def uniforms(self, count: int) -> npt.NDArray[np.float64]:
+        words = np.frombuffer(self._encryptor.update(bytes(4 * count)), "<u4")
+        return words * np.float64(2.0**-32)
