@@ -88,6 +88,7 @@ class _Parts:
     library: cache.Library
     trainers: trainer.TrainerPool
     federation: data.Federation
+    participants: Sequence[Participant]
     swarm: Swarm | SimulatedSwarm
     turns: Turns | None
 
@@ -162,7 +163,8 @@ class Run:
                 f"examples, too few for {settings.devices} devices a round"
             )
         return behaviour.Behaviour(
-            devices=settings.devices,
+            # Where the coordinator's coins choose, all come and are told who may.
+            devices=population if self._by_coin else settings.devices,
             population=population,
             dropout=settings.dropout,
             flaky=settings.flaky,
@@ -202,6 +204,7 @@ class Run:
                     library=library,
                     trainers=trainers,
                     federation=federation,
+                    participants=participants,
                     swarm=self._swarm(participants, turns, threads=trainers.threads),
                     turns=turns,
                 )
@@ -239,6 +242,11 @@ class Run:
         """Whether devices must be told when to come; a simulated swarm knows."""
         return self._is_population and self._settings.trace is None
 
+    @property
+    def _by_coin(self) -> bool:
+        privacy = self._settings.plan.privacy
+        return privacy is not None and privacy.sampling == "poisson"
+
     async def _live(self, parts: _Parts) -> None:
         token = self._settings.operator_token
         if self.embedded is not None:
@@ -273,6 +281,8 @@ class Run:
         plan, self._notes = fitting.fit(settings.plan, self._habits)
         for note in self._notes:
             self._progress.note(f"note: {note}")
+        if self._by_coin:
+            await _all_enrolled(parts.participants)
         if not await operator.start(plan):
             self._progress.note(f"going on with task {settings.task}")
         examiner = Examiner(
@@ -481,6 +491,14 @@ class Run:
         )
         self._rows.append(row)
         self._progress.row(row, rounds=plan.rounds, goal=round_.goal)
+
+
+async def _all_enrolled(participants: Sequence[Participant]) -> None:
+    """Wait until coins have every device to choose among."""
+    while True:
+        if all(each.state.is_enrolled for each in participants):
+            return
+        await asyncio.sleep(_REFRESH_S)
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:

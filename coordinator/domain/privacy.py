@@ -14,6 +14,7 @@ import math
 from collections.abc import Sequence
 from typing import Final, Literal
 
+from coordinator.domain.errors import UnsuitablePlan
 from coordinator.protocol.keystream import KEY_BYTES, Keystream
 from coordinator.protocol.plan_privacy import Mechanism, PrivacyPlan
 from coordinator.protocol.plans import Plan
@@ -172,6 +173,23 @@ def fold_of_round(
             for each in (released if bands > 1 else ())
         ),
     )
+
+
+def insist_candidates(plan: Plan, enrolled: int) -> None:
+    """Check that coins have enough devices to choose among when a task begins.
+
+    Raises:
+        UnsuitablePlan: Fewer than the round's minimum would be chosen, on average.
+    """
+    privacy = plan.privacy
+    if privacy is None or privacy.sampling_rate is None:
+        return
+    expected = privacy.sampling_rate * enrolled
+    if expected < plan.round.minimum:
+        raise UnsuitablePlan(
+            f"of {enrolled} enrolled devices coins choose {expected:.4g} on average, "
+            f"round.minimum is {plan.round.minimum}: let devices enrol first"
+        )
 
 
 def vector_noise_multiplier(noise_multiplier: float, count_stddev: float) -> float:

@@ -12,6 +12,7 @@ from coordinator.domain.evaluation import Metrics, pooled
 from coordinator.domain.events import Happening, Recorded
 from coordinator.domain.initialization import draw_weights
 from coordinator.domain.models import Version
+from coordinator.domain.privacy import insist_candidates
 from coordinator.domain.rounds import Phase, Round
 from coordinator.domain.tasks import Status, Task
 from coordinator.protocol import encodings
@@ -66,7 +67,8 @@ def create(
     Raises:
         ModelUnknown: The plan names a model that is not registered.
         TaskExists: The id is taken.
-        UnsuitablePlan: The plan asks for what the model cannot do.
+        UnsuitablePlan: The plan asks for what the model cannot do, or for coins among
+            too few devices.
     """
     model = store.read(lambda tx: models.get(tx, plan.model))
     task_policy.insist_suitable(plan, model.manifest)
@@ -104,6 +106,8 @@ def create(
         )
         tasks.insert(tx, task)
         if plan.privacy is not None:
+            enrolled = stored_privacy.candidates(tx, most=plan.privacy.population)
+            insist_candidates(plan, len(enrolled))
             stored_privacy.insert_secret(tx, task_id, secret)
         events.append(
             tx,

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from coordinator.domain import privacy_statement
+from coordinator.domain.errors import UnsuitablePlan
 from coordinator.domain.privacy import BudgetSpent, Release
 from coordinator.domain.rounds import Phase
 from coordinator.domain.tasks import Status
@@ -354,6 +355,21 @@ def test_only_devices_that_coins_chose_are_let_in(federation: Federation) -> Non
         else:
             assert answer is WaitReason.NO_OPEN_ROUND
     assert federation.check_in(federation.enrol()) is WaitReason.NO_OPEN_ROUND
+
+
+def test_coins_need_devices_to_choose_among(federation: Federation) -> None:
+    enrolled = [federation.enrol() for _ in range(3)]
+    settings = private(sampling="poisson", sampling_rate=0.4, goal=10, minimum=2)
+    federation.register()
+    before = federation.rows()
+
+    with pytest.raises(UnsuitablePlan, match=r"of 3 enrolled devices .* 1\.2 on av"):
+        federation.start(settings=settings)
+
+    # but for the model and the first weights, nothing was made
+    assert federation.rows() == before
+    enrolled += [federation.enrol() for _ in range(2)]
+    assert federation.start(settings=settings).status is Status.RUNNING
 
 
 def test_a_round_closes_when_all_who_were_chosen_have_come(
