@@ -88,8 +88,6 @@ def smallest(devices: int, *, dropout: float, collusion: float) -> Parameters | 
 
 def is_connected(devices: int, degree: int, *, lost: int) -> bool:
     """Return whether the others stay in one piece when so many are taken out."""
-    if degree > lost:
-        return True
     pairs = devices * (devices - degree - 1) / 2
     chance = pairs * math.comb(lost, degree) / math.comb(devices, degree)
     return chance < 2.0 ** -(_SECURITY_BITS + 1)
