@@ -12,6 +12,7 @@ from coordinator.compute import cohort, fold, gram, order, robust
 from coordinator.compute.backend import ComputeDevice
 from coordinator.domain.aggregation import Folded
 from coordinator.domain.norms import Tracked
+from coordinator.protocol import fixed_point
 from coordinator.protocol.manifest import Vector
 from coordinator.protocol.plan_server import AggregationPlan, AggregationRule
 from tests.compute.scenario import RULES
@@ -226,7 +227,7 @@ def test_pieces_are_the_whole(
     whole = aggregate(updates, settings)
     for window_bytes, columns in ((11 * 4 * 40, 16), (1, 1), (11 * 4 * 100, 64)):
         monkeypatch.setattr(cohort, "_WINDOW_BYTES", window_bytes)
-        monkeypatch.setattr(cohort, "_PIECE", 7)
+        monkeypatch.setattr(fixed_point, "_PIECE", 7)
         monkeypatch.setattr(order, "_TILE_BYTES", 0)
         monkeypatch.setattr(order, "_LEAST_COLUMNS", columns)
         monkeypatch.setattr(gram, "_TILE_COLUMNS", 16)

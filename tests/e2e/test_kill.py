@@ -157,7 +157,7 @@ def test_the_worker_is_killed_while_it_folds(
     run = Run(coordinator, tmp_path)
 
     def kill_the_folding_worker(_: int, count: int) -> None:
-        if count == DEVICES - 1:
+        if count == 1:  # long before the last, which it must not see
             coordinator.kill("worker")
         if count == DEVICES:
             with HeldBack(last_to_be_folded(coordinator)) as update:
@@ -250,7 +250,7 @@ def test_a_private_release_is_paid_for_once_whoever_is_killed(
     for round_number in range(1, ROUNDS + 1):
         for count, done in enumerate(run.take_part(), start=1):
             done.result()
-            if count == DEVICES - 1:
+            if count == 1:  # long before the last, which it must not see
                 coordinator.kill("worker")
         with HeldBack(last_to_be_folded(coordinator)) as update:
             coordinator.start("worker")
