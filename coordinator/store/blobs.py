@@ -63,7 +63,8 @@ class BlobStore:
         self._folders = Folders(folder, durable=durable)
         self._incoming = folder / "incoming"
         self._incoming.mkdir(parents=True, exist_ok=True)
-        self.partials = Partials(folder, durable=durable)  #: of broken uploads
+        #: Of updates whose requests broke off.
+        self.partials = Partials(folder, self._folders, durable=durable)
 
     def put(self, content: bytes) -> str:
         """Keep ``content`` by its digest, which is returned (64 hex digits).

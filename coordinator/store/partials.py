@@ -15,7 +15,7 @@ from collections.abc import Collection, Sequence
 from typing import Final
 
 from coordinator.domain.uploads import Part, Whole
-from coordinator.store.files import storage, sync
+from coordinator.store.files import Folders, storage, sync
 
 FOLDER: Final = "partial"
 _COPIED_BYTES: Final = 1 << 20
@@ -33,13 +33,15 @@ class PartLost(Exception):
 class Partials:
     """Keeps parts below the blob store's folder."""
 
-    def __init__(self, folder: pathlib.Path, *, durable: bool) -> None:
-        """Use the folder of the blob store, which exists."""
+    def __init__(
+        self, folder: pathlib.Path, folders: Folders, *, durable: bool
+    ) -> None:
+        """Keep parts below ``folder``, the blob store's, whose ``folders`` exist."""
         self._folder = folder
         self._durable = durable
         self._incoming = folder / "incoming"
         self._kept = folder / FOLDER
-        self._kept.mkdir(exist_ok=True)
+        folders.make(self._kept)
 
     def new(self, whole: Whole, *, tag: str) -> pathlib.Path:
         """Return a fresh name for bytes that are still coming in.

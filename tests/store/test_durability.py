@@ -134,6 +134,15 @@ def test_a_version_is_on_the_disk_before_its_row_is_committed(
     ]
 
 
+def test_the_folder_of_parts_is_on_the_disk_before_any_part(
+    folder: pathlib.Path, calls: list[str]
+) -> None:
+    BlobStore(folder, durable=True)
+
+    assert (folder / "partial").is_dir()
+    assert calls == ["sync above", "sync top"]
+
+
 def test_bytes_that_are_kept_already_are_synced_all_the_same(
     blobs: BlobStore, folder: pathlib.Path, calls: list[str]
 ) -> None:
