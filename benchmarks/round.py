@@ -24,6 +24,7 @@ from coordinator.protocol.plan_rounds import RoundPlan
 from coordinator.protocol.plan_training import TrainingPlan
 from coordinator.protocol.plans import Plan, UpdatePlan
 from device_sim import behaviour, cache, client, run, trainer
+from device_sim.connector import Connector
 from device_sim.data import Shard
 from device_sim.embedded import EmbeddedCoordinator
 from device_sim.operator import Operator
@@ -85,7 +86,7 @@ async def _measure(
 ) -> float:
     trainers = trainer.TrainerPool(threads)
     shards = _shards()
-    async with client.Connector(
+    async with Connector(
         embedded.url, traffic=client.Traffic(), trusts_environment=False
     ) as connector:
         calls = await connector.client()

@@ -16,7 +16,7 @@ import dataclasses
 import email.utils
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from typing import Final, Self, TypeVar
+from typing import Final, TypeVar
 
 import httpx
 import numpy as np
@@ -30,7 +30,6 @@ from device_sim.identity import Credential, Signer
 _RETRY_TYPES: Final = frozenset(kind.type for kind in problems.ALL if kind.retry)
 _RETRY_STATUS: Final = frozenset({408, 425, 429})
 _JSON: Final = {"Content-Type": "application/json"}
-_TIMEOUT: Final = httpx.Timeout(60.0, connect=5.0)  # seconds; beyond a long poll's
 _R = TypeVar("_R", bound=Record)
 
 
@@ -368,63 +367,6 @@ class Client:
         if self.monotonic() + wait_s > limit:
             raise Unreachable(f"{call}: no answer after {count + 1} attempts: {fault}")
         await self._sleep(wait_s)
-
-
-class Connector:
-    """Makes clients of one coordinator, each with a connection of its own.
-
-    A device of its own would hold one too. It is also cheaper: the work that httpx's
-    pool does for a request grows with the square of its connections.
-    """
-
-    def __init__(
-        self,
-        url: str,
-        *,
-        traffic: Traffic,
-        trusts_environment: bool = True,
-        policy: RetryPolicy | None = None,
-    ) -> None:
-        """Prepare; nothing is connected yet.
-
-        Args:
-            url: The coordinator's address.
-            traffic: Counts for all clients together.
-            trusts_environment: Whether proxies that the environment names are used.
-            policy: When the clients repeat a call.
-        """
-        self._url = url
-        self._traffic = traffic
-        self._trusts_environment = trusts_environment
-        self._policy = policy
-        self._jitter = np.random.default_rng()
-        # One for all: reading the machine's certificates takes 10 ms.
-        self._tls = httpx.create_ssl_context(trust_env=trusts_environment)
-        self._opened = contextlib.AsyncExitStack()
-
-    async def __aenter__(self) -> Self:
-        """Return the connector itself."""
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        """Close every connection."""
-        await self._opened.aclose()
-
-    async def client(self, cut: Callable[[int], int | None] = lambda _: None) -> Client:
-        """Return a new client, ``cut`` as for it; it is closed with the connector."""
-        http = httpx.AsyncClient(
-            base_url=self._url,
-            timeout=_TIMEOUT,
-            trust_env=self._trusts_environment,
-            verify=self._tls,
-        )
-        return Client(
-            await self._opened.enter_async_context(http),
-            jitter=self._jitter,
-            traffic=self._traffic,
-            policy=self._policy,
-            cut=cut,
-        )
 
 
 def parse(kind: type[_R], body: bytes) -> _R:

@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 
-from device_sim import attacks, behaviour, cache, client, trainer
+from device_sim import attacks, behaviour, cache, trainer
+from device_sim.connector import Connector
 from device_sim.data import Federation
 from device_sim.participant import LONG_POLL_S, Participant
 
@@ -10,7 +11,7 @@ from device_sim.participant import LONG_POLL_S, Participant
 async def enlist(
     federation: Federation,
     *,
-    connector: client.Connector,
+    connector: Connector,
     library: cache.Library | None,
     trainers: trainer.TrainerPool,
     habits: behaviour.Behaviour,

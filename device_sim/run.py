@@ -8,21 +8,14 @@ import asyncio
 import collections
 import contextlib
 import dataclasses
-import math
 import pathlib
 import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
 from coordinator.protocol.digests import sha256_hex
-from coordinator.protocol.messages import Assignment
-from coordinator.protocol.operations import (
-    PrivacyReport,
-    TaskState,
-    VersionMetrics,
-)
+from coordinator.protocol.operations import TaskState, VersionMetrics
 from coordinator.protocol.plans import Plan
-from coordinator.protocol.vocabulary import Kind
 from device_sim import (
     attacks,
     behaviour,
@@ -35,13 +28,15 @@ from device_sim import (
     trace,
     trainer,
 )
+from device_sim.account import Account
 from device_sim.attacks import Attack
+from device_sim.connector import Connector
 from device_sim.data import Dealing
 from device_sim.embedded import EmbeddedCoordinator
 from device_sim.enlisting import enlist
-from device_sim.operator import Examiner, Measured, Operator, follow
+from device_sim.operator import Examiner, Operator, follow
 from device_sim.participant import Participant
-from device_sim.progress import Present, Progress
+from device_sim.progress import Progress
 from device_sim.simulated import SimulatedSwarm
 from device_sim.swarm import Swarm
 from device_sim.trace import Trace
@@ -115,9 +110,7 @@ class Run:
         self._progress = progress
         self._habits = behaviour.Behaviour(devices=settings.devices)  # until loaded
         self._began = time.monotonic()
-        self._present = Present(seconds=0.0)
-        self._rows: list[report.RoundRow] = []
-        self._delta: float | None = None
+        self._account = Account(progress)
         self._notes: list[str] = []
         self._attackers: dict[int, Attack] = {}
         self.embedded: EmbeddedCoordinator | None = None
@@ -179,7 +172,7 @@ class Run:
         trainers = trainer.TrainerPool(settings.threads)
         traffic = client.Traffic()
         try:
-            async with client.Connector(
+            async with Connector(
                 url or "",
                 traffic=traffic,
                 trusts_environment=embedded is None,  # no proxy to our own
@@ -221,7 +214,7 @@ class Run:
                 threads=threads,
                 contributions=settings.contributions,
                 turns=turns,
-                on_assignment=self._note_round,
+                on_assignment=self._account.note_assignment,
             )
         return SimulatedSwarm(
             participants,
@@ -229,7 +222,7 @@ class Run:
                 settings.trace, devices=len(participants), seed=settings.plan.seed
             ),
             habits=self._habits,
-            on_assignment=self._note_round,
+            on_assignment=self._account.note_assignment,
         )
 
     @property
@@ -260,7 +253,7 @@ class Run:
                 await self._operate(parts, token)
                 living.cancel()
             ticking.cancel()
-        self._progress.present(self._present)  # what the table keeps
+        self._account.show_again()
         tally = parts.swarm.tally
         self._progress.note(
             f"{tally.enrolled} devices sent {tally.updates} updates and "
@@ -303,49 +296,20 @@ class Run:
                 operator,
                 examiner,
                 bytes_down=lambda: parts.calls.traffic.bytes_down,
-                on_state=self._note_state,
-                on_measured=lambda measured: self._note_measured(measured, plan),
+                on_state=self._account.note_state,
+                on_measured=lambda measured: self._account.note_measured(
+                    measured, plan
+                ),
             )
             if watching is not None:
                 watching.cancel()
         if isinstance(parts.swarm, SimulatedSwarm):
-            self._note_simulated(parts.swarm, state)
+            self._account.note_simulated(parts.swarm, state)
         if plan.privacy is not None:  # an older coordinator knows of none
-            self._note_privacy(await operator.privacy())
+            self._account.note_privacy(await operator.privacy())
         await self._write(state, await operator.metrics(), parts.library, examiner)
         if state.status == "stopped":
             raise TaskStopped(f"task {state.id} stopped: {state.reason}")
-
-    def _note_simulated(self, swarm: SimulatedSwarm, state: TaskState) -> None:
-        """Write into the rows how long rounds took by the simulated clock."""
-        swarm.tell(state)
-        self._rows = [
-            dataclasses.replace(row, simulated_s=swarm.seconds_of(row.round))
-            for row in self._rows
-        ]
-        self._progress.note(
-            f"on the trace's devices this takes {self._simulated_s():.1f} simulated "
-            "seconds"
-        )
-
-    def _note_privacy(self, privacy: PrivacyReport) -> None:
-        """Say what the task gives away, and write it into the rows."""
-        if privacy.epsilon is None or privacy.delta is None:
-            return
-        self._rows = list(report.with_epsilon(self._rows, privacy))
-        self._delta = privacy.delta
-        self._progress.note(
-            f"epsilon {privacy.epsilon:.4g} at delta {privacy.delta:.3g} after "
-            f"{len(privacy.releases)} releases, by {privacy.mechanism} noise; what "
-            f"that means: python -m coordinator tasks privacy {privacy.task}"
-        )
-
-    def _simulated_s(self) -> float:
-        return math.fsum(row.simulated_s or 0.0 for row in self._rows)
-
-    def _bytes_up_a_device(self) -> float | None:
-        accepted = sum(row.accepted for row in self._rows)
-        return sum(row.bytes_up for row in self._rows) / accepted if accepted else None
 
     def _attackers_by_kind(self) -> dict[str, int]:
         kinds = (str(attack.kind) for attack in self._attackers.values())
@@ -378,7 +342,7 @@ class Run:
         examiner: Examiner,
     ) -> None:
         settings = self._settings
-        self._rows = evaluations.into_rows(self._rows, versions)
+        self._account.rows = evaluations.into_rows(self._account.rows, versions)
         accuracy = next(  # of the version it ends with: a gate may have gone back
             (
                 version.held_out.accuracy
@@ -399,13 +363,13 @@ class Run:
             population=self._habits.population if self._is_population else None,
             seconds=time.monotonic() - self._began,
             held_out_accuracy=accuracy,
-            rounds=tuple(self._rows),
-            simulated_s=None if settings.trace is None else self._simulated_s(),
+            rounds=tuple(self._account.rows),
+            simulated_s=None if settings.trace is None else self._account.simulated_s(),
             attackers=self._attackers_by_kind(),
             backdoor_success=backdoor,
-            bytes_up_a_device=self._bytes_up_a_device(),
+            bytes_up_a_device=self._account.bytes_up_a_device(),
             bytes_down_a_device=len(weights),
-            delta=self._delta,
+            delta=self._account.delta,
             stopped=state.reason if state.status == "stopped" else None,
             note=(*self._notes, f"weights have SHA-256 {sha256_hex(weights)}"),
         )
@@ -413,7 +377,7 @@ class Run:
         if accuracy is not None:
             self._progress.note(
                 f"accuracy on {examiner.examples} held-out examples: {accuracy:.4f}, "
-                f"after {len(self._rows)} rounds in {result.seconds:.1f} s"
+                f"after {len(self._account.rows)} rounds in {result.seconds:.1f} s"
             )
         for line in evaluations.lines(versions):
             self._progress.note(line)
@@ -433,64 +397,15 @@ class Run:
     async def _tick(self, parts: _Parts) -> None:
         """Show the present, and notice when the embedded coordinator has died."""
         while True:
-            self._present = dataclasses.replace(
-                self._present,
+            self._account.show(
                 seconds=time.monotonic() - self._began,
                 updates=parts.swarm.tally.updates,
                 bytes_up=parts.calls.traffic.bytes_up,
                 bytes_down=parts.calls.traffic.bytes_down,
             )
-            self._progress.present(self._present)
             if self.embedded is not None:
                 self.embedded.check()
             await asyncio.sleep(_REFRESH_S)
-
-    def _note_round(self, assignment: Assignment) -> None:
-        """Show the newest round that a device was assigned to."""
-        self._present = dataclasses.replace(
-            self._present,
-            round_number=assignment.round,
-            attempt=assignment.attempt,
-            phase="training",
-        )
-
-    def _note_state(self, state: TaskState) -> None:
-        training = [r for r in state.open_rounds if r.kind is Kind.TRAIN]
-        scoring = [r for r in state.open_rounds if r.kind is Kind.EVALUATE]
-        present = dataclasses.replace(self._present, rounds=state.plan.rounds)
-        if not state.open_rounds:
-            present = dataclasses.replace(
-                present, phase=state.status, assigned=0, reported=0, accepted=0, goal=0
-            )
-        for round_ in training[:1] or scoring[:1]:
-            present = dataclasses.replace(
-                present,
-                round_number=round_.number,
-                attempt=round_.attempt,
-                phase=round_.phase if training else "federated evaluation",
-                assigned=round_.assigned,
-                reported=round_.reported,
-                accepted=round_.accepted,
-                goal=round_.goal,
-            )
-        self._present = present
-
-    def _note_measured(self, measured: Measured, plan: Plan) -> None:
-        round_ = measured.round
-        closed_at = round_.closed_at or round_.opened_at
-        row = report.RoundRow(
-            round=round_.number,
-            attempt=round_.attempt,
-            seconds=(closed_at - round_.opened_at).total_seconds(),
-            accepted=round_.accepted,
-            train_loss=round_.train_loss,
-            train_accuracy=round_.train_accuracy,
-            held_out_accuracy=measured.held_out.accuracy,
-            bytes_up=round_.bytes_up,
-            bytes_down=measured.bytes_down,
-        )
-        self._rows.append(row)
-        self._progress.row(row, rounds=plan.rounds, goal=round_.goal)
 
 
 async def _all_enrolled(participants: Sequence[Participant]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from device_sim import client
+from device_sim.connector import Connector
 from device_sim.embedded import CoordinatorFailed, EmbeddedCoordinator
 
 # A process that, like the coordinator, has a child of its own; both ignore SIGTERM.
@@ -27,7 +28,7 @@ async def test_a_coordinator_that_does_not_start_says_why(
     monkeypatch.setenv("SHOAL_NO_SUCH_SETTING", "1")
     embedded = EmbeddedCoordinator(tmp_path)
     embedded.start()
-    async with client.Connector(embedded.url, traffic=client.Traffic()) as connector:
+    async with Connector(embedded.url, traffic=client.Traffic()) as connector:
         with pytest.raises(CoordinatorFailed, match="SHOAL_NO_SUCH_SETTING"):
             await embedded.wait_until_ready(await connector.client())
     embedded.stop()

@@ -135,7 +135,7 @@ class Coordinator:
                 process_group=0 if role == "serve" else None,
             )
         if role == "api":
-            wait_until(self.is_alive, "the API")
+            wait_until(self._has_come, "the API")
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run a command of the operator to its end."""
@@ -175,6 +175,11 @@ class Coordinator:
         for process in self._processes.values():
             process.wait(timeout=PATIENCE_S)
         self._processes.clear()
+
+    def _has_come(self) -> bool:
+        if self._processes["api"].poll() is not None:
+            raise AssertionError(f"the API ended at its start: {self.log}")
+        return self.is_alive()
 
     def is_alive(self) -> bool:
         """Whether the API answers."""
