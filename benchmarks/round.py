@@ -21,8 +21,8 @@ import typer
 from coordinator.protocol import deltas
 from coordinator.protocol.manifest import Vector
 from coordinator.protocol.plan_rounds import RoundPlan
-from coordinator.protocol.plan_training import TrainingPlan
-from coordinator.protocol.plans import Plan, UpdatePlan
+from coordinator.protocol.plan_training import TrainingPlan, UpdatePlan
+from coordinator.protocol.plans import Plan
 from device_sim import behaviour, cache, client, run, trainer
 from device_sim.connector import Connector
 from device_sim.data import Shard

@@ -158,7 +158,7 @@ def _measure(
         )
         body = dealing.model_dump_json()
         spent[index] += time.perf_counter() - started
-        dealings[index] = Dealing.model_validate_json(body)
+        dealings[index] = Dealing.model_validate_json(body).packed()
         if index == min(survivors):
             joined = states[index].announcement.model_dump_json()
             messages += [(joined, ""), (body, roster)]

@@ -35,6 +35,7 @@ _EXPECTED: Final = (
     CoordinatorFailed,
     DataError,
     InvalidAttack,
+    plans.InvalidPlan,
     operator.OtherPlan,
     run.TaskStopped,
     trainer.GraphFailed,
@@ -274,6 +275,11 @@ def swarm(
     if population is not None and joins_only:
         raise typer.BadParameter(
             "--population needs --operator-token, to see which round is open"
+        )
+    if trace is not None and chosen.secagg is not None:
+        raise typer.BadParameter(
+            "--trace takes no plan with secagg: its devices work one after the other, "
+            "and a cohort's take steps together"
         )
     if trace is not None and (joins_only or dropout):
         raise typer.BadParameter(

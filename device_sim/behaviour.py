@@ -146,12 +146,29 @@ class Behaviour:
 
     def vanishes(self, *, round_number: int, attempt: int, device: int) -> bool:
         """Whether ``device`` takes its assignment and is not heard of again in it."""
+        rank = self._rank_among_vanished(round_number, attempt, device)
+        return rank is not None
+
+    def vanishing_moment(
+        self, *, round_number: int, attempt: int, device: int, moments: int
+    ) -> int | None:
+        """Return at which of so many moments ``device`` vanishes; None: it stays.
+
+        Each has its equal share of those that vanish.
+        """
+        rank = self._rank_among_vanished(round_number, attempt, device)
+        return None if rank is None else rank % moments
+
+    def _rank_among_vanished(
+        self, round_number: int, attempt: int, device: int
+    ) -> int | None:
         if self.survivors == self.devices:
-            return False
+            return None
         order = np.random.default_rng(
             np.random.SeedSequence(
                 (int(Purpose.DROPOUT), self.seed, round_number, attempt)
             )
         ).permutation(self.devices)
         cohort = self.cohort(round_number)
-        return device in {cohort[place] for place in order[self.survivors :]}
+        vanished = [cohort[place] for place in order[self.survivors :]]
+        return vanished.index(device) if device in vanished else None

@@ -303,7 +303,8 @@ class Client:
         """Send a request once, over a network that may break off."""
         proved = dict(fields)
         if credential is not None:  # a signature counts once: each try has its own
-            proved |= credential.fields(method, path, fields, content)
+            signed_path = path.partition("?")[0]
+            proved |= credential.fields(method, signed_path, fields, content)
         size = self._cut(len(content))
         if size is None:
             self.traffic.bytes_up += len(content)

@@ -2,7 +2,9 @@
 
 from typing import Final
 
-from coordinator.protocol.plans import Plan
+import pydantic
+
+from coordinator.protocol.plans import InvalidPlan, Plan
 from device_sim import behaviour
 
 _MOST_OVER_SELECT: Final = 4.0  # of RoundPlan
@@ -13,9 +15,17 @@ def fit(plan: Plan, habits: behaviour.Behaviour) -> tuple[Plan, list[str]]:
 
     Returns:
         The plan, and a sentence for each change.
+
+    Raises:
+        InvalidPlan: It cannot be followed by so few.
     """
     notes = []
     rounds, most = plan.round, habits.survivors
+    if plan.secagg is not None:  # all join, and some vanish from their cohorts
+        most = habits.devices
+        rounds = rounds.model_copy(
+            update={"minimum": min(rounds.minimum, habits.survivors)}
+        )
     if rounds.goal > most:
         # Vanished devices hold places too: every device needs one.
         spare = max(rounds.over_select, habits.devices / most - 1)
@@ -44,4 +54,8 @@ def fit(plan: Plan, habits: behaviour.Behaviour) -> tuple[Plan, list[str]]:
         )
         notes.append(f"the evaluation's goal is lowered to {habits.devices} devices")
     fitted = plan.model_copy(update={"round": rounds, "evaluation": evaluation})
-    return fitted, notes
+    try:  # what held for the plan's numbers may not hold for these
+        return Plan.model_validate(fitted.model_dump()), notes
+    except pydantic.ValidationError as error:
+        told = "; ".join(fault["msg"] for fault in error.errors(include_url=False))
+        raise InvalidPlan(f"the plan cannot be followed by so few: {told}") from error

@@ -56,7 +56,7 @@ class Signer:
         private = serialization.load_der_private_key(base64.b64decode(key), None)
         if not isinstance(private, ec.EllipticCurvePrivateKey):
             raise TypeError(type(private))
-        self._private = private
+        self.private = private
         self._now = now
         self.key = device_keys.of(private.public_key())  #: the public half
 
@@ -68,7 +68,7 @@ class Signer:
             digests.FIELD: digests.content_digest(digests.sha256_hex(content)),
         }
         signed = signatures.sign(
-            self._private,
+            self.private,
             key_name=self.key.id,
             method=method,
             path=path,

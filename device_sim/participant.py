@@ -16,6 +16,8 @@ import uuid
 from collections.abc import Mapping
 from typing import Final, Self
 
+import numpy as np
+
 from coordinator.protocol import encodings, problems
 from coordinator.protocol.manifest import Vector
 from coordinator.protocol.messages import (
@@ -26,8 +28,12 @@ from coordinator.protocol.messages import (
     FailureReport,
     PersonalizedSums,
 )
+from coordinator.protocol.secagg import summands
+from coordinator.protocol.secagg.masks import Words
+from coordinator.protocol.secagg.refusals import SecAggRefused
+from coordinator.protocol.secagg.summands import Encoding
 from coordinator.protocol.vocabulary import FailureReason, Kind, WaitReason
-from device_sim import behaviour, cache, client, identity, trainer
+from device_sim import behaviour, cache, client, identity, secure, trainer
 from device_sim.data import Shard
 from device_sim.identity import Credential
 from device_sim.residual import Residual
@@ -44,7 +50,10 @@ _ENDED: Final = (
     problems.ALREADY_REPORTED,
     problems.ASSIGNMENT_UNKNOWN,
     problems.FOREIGN_ASSIGNMENT,
+    problems.COHORT_ENDED,
+    problems.LEFT_OUT,
 )
+_MOMENTS: Final = secure.ASKS  # at which devices vanish from their cohorts
 _REASONS: Final[Mapping[type[Exception], FailureReason]] = {
     cache.UnreadableDownload: FailureReason.BAD_DOWNLOAD,
     client.CorruptDownload: FailureReason.BAD_DOWNLOAD,
@@ -70,6 +79,7 @@ class Action(enum.StrEnum):
     DOWNLOADED = "downloaded"
     TRAINED = "trained"
     SCORED = "scored"
+    STEPPED = "stepped"  # took a step of secure aggregation
     REPORTED = "reported"  # the result was accepted
     GAVE_UP = "gave_up"  # the assignment ended without an accepted result
 
@@ -119,6 +129,8 @@ class State:
     assignment: Assignment | None = None
     body: bytes | None = dataclasses.field(default=None, repr=False)  #: to be sent
     body_sha256: str | None = None
+    #: Of secure aggregation: what the device must remember between its steps.
+    part: secure.Part | None = dataclasses.field(default=None, repr=False)
     contributions: int = 0  #: accepted updates
     #: What encodings left out of the last accepted update, and of the one to be sent.
     residual: Residual | None = dataclasses.field(default=None, repr=False)
@@ -143,6 +155,8 @@ class State:
             fields["assignment"] = self.assignment.model_dump(mode="json")
         if self.body is not None:
             fields["body"] = base64.b64encode(self.body).decode()
+        if self.part is not None:
+            fields["part"] = self.part.to_fields()
         for name in _RESIDUALS:
             if fields[name] is not None:
                 fields[name] = fields[name].to_fields()
@@ -162,6 +176,8 @@ class State:
             )
         if fields["body"] is not None:
             fields["body"] = base64.b64decode(fields["body"], validate=True)
+        if fields["part"] is not None:
+            fields["part"] = secure.Part.from_fields(fields["part"])
         for name in _RESIDUALS:
             if fields[name] is not None:
                 fields[name] = Residual.from_fields(fields[name])
@@ -220,12 +236,20 @@ class Participant:
             return await self._check_in(credential)
         try:
             return await self._work(credential, assignment)
-        except client.Unreachable as error:  # by the end of the lease
+        except (SecAggRefused, client.Unreachable) as error:  # till the lease ended
             return self._end(assignment, str(error))
         except _FAILURES as error:
             if isinstance(error, client.Refused) and error.is_of(*_ENDED):
-                return self._end(assignment, str(error))
+                return self._end_of_part(assignment) or self._end(
+                    assignment, str(error)
+                )
             return await self._give_up(credential, assignment, error)
+
+    @property
+    def waits_for_others(self) -> bool:
+        """Whether the next step only asks whether other devices have taken theirs."""
+        part = self.state.part
+        return part is not None and part.stage in secure.ASKS
 
     def examples(self, assignment: Assignment) -> int:
         """Return how many examples training goes through, all epochs together."""
@@ -290,7 +314,7 @@ class Participant:
         if assignment.kind is Kind.TRAIN:
             if not self._habits.comes(round_number=assignment.round, device=self.index):
                 return await self._decline(credential, assignment)
-            if self._habits.vanishes(
+            if assignment.secagg is None and self._habits.vanishes(
                 round_number=assignment.round,
                 attempt=assignment.attempt,
                 device=self.index,
@@ -302,6 +326,8 @@ class Participant:
 
     async def _work(self, credential: Credential, assignment: Assignment) -> Step:
         body, sha256 = self.state.body, self.state.body_sha256
+        if body is not None and assignment.secagg is not None:
+            return await self._take_part(credential, assignment, body)
         if body is not None and sha256 is not None:
             return await self._report(credential, assignment, body, sha256)
         if self._materials is None:
@@ -370,6 +396,10 @@ class Participant:
             correct=scored.correct,
             personalized=await self._personalize(assignment, model, weights),
         )
+        if assignment.secagg is not None:
+            body = report.model_dump_json().encode()
+            self.state = dataclasses.replace(self.state, body=body)
+            return Progressed(action=Action.STEPPED, assignment=assignment)
         await self._calls.send_evaluation(
             credential,
             assignment.report_to,
@@ -423,6 +453,67 @@ class Participant:
         )
         return Progressed(action=Action.REPORTED, assignment=assignment)
 
+    async def _take_part(
+        self, credential: Credential, assignment: Assignment, body: bytes
+    ) -> Step:
+        """Take the next step of secure aggregation with the result in ``body``."""
+        part, device_id = self.state.part, self.state.device_id
+        if device_id is None:
+            raise ValueError("a device that is not enrolled has no assignment")
+        if part is None:
+            identity = None if self._signer is None else self._signer.private
+            part = secure.begin(assignment, device_id, identity)
+            self.state = dataclasses.replace(self.state, part=part)
+            return Progressed(action=Action.STEPPED, assignment=assignment)
+        if self._vanishes_at(part.stage, assignment):
+            self._ask_anew()
+            return Vanished(assignment=assignment)
+        model, _ = self._materials or await self._library.materials(assignment)
+
+        def vector(encoding: Encoding, key: bytes) -> Words:
+            delta, report = _result(model, assignment, body, encoding)
+            return summands.encode(delta, report, encoding, key=key)
+
+        taken = await secure.step(
+            part, self._calls, credential, assignment, vector, wait_s=self._wait_s
+        )
+        if isinstance(taken, float):
+            return Waiting(seconds=taken, reason=None)
+        self.state = dataclasses.replace(self.state, part=taken)
+        if taken.stage is secure.Stage.DONE:
+            return self._counted(assignment)
+        return Progressed(action=Action.STEPPED, assignment=assignment)
+
+    def _vanishes_at(self, stage: secure.Stage, assignment: Assignment) -> bool:
+        if assignment.kind is not Kind.TRAIN or stage not in _MOMENTS:
+            return False
+        moment = self._habits.vanishing_moment(
+            round_number=assignment.round,
+            attempt=assignment.attempt,
+            device=self.index,
+            moments=len(_MOMENTS),
+        )
+        return moment == _MOMENTS.index(stage)
+
+    def _end_of_part(self, assignment: Assignment) -> Step | None:
+        """Return that the result counts, where the round went on without a last help.
+
+        A round waits for no more shares than it needs.
+        """
+        part = self.state.part
+        if part is None or part.stage not in secure.COUNTED:
+            return None
+        return self._counted(assignment)
+
+    def _counted(self, assignment: Assignment) -> Step:
+        self._ask_anew()
+        if assignment.kind is Kind.EVALUATE:
+            return Progressed(action=Action.SCORED, assignment=assignment)
+        self.state = dataclasses.replace(
+            self.state, contributions=self.state.contributions + 1
+        )
+        return Progressed(action=Action.REPORTED, assignment=assignment)
+
     async def _decline(self, credential: Credential, assignment: Assignment) -> Step:
         """Free a place in a round that opened meanwhile and is other devices'."""
         await self._say_why(
@@ -468,6 +559,7 @@ class Participant:
             assignment=None,
             body=None,
             body_sha256=None,
+            part=None,
             next_residual=None,
         )
 
@@ -480,3 +572,20 @@ class Participant:
         if self._lease_ends is None:
             self._lease_ends = self._calls.monotonic() + assignment.lease_s
         return self._lease_ends
+
+
+def _result(
+    model: trainer.Model, assignment: Assignment, body: bytes, encoding: Encoding
+) -> tuple[Vector, encodings.Report]:
+    """Return what a body holds as it is summed: an update, or a score alone."""
+    if assignment.kind is Kind.TRAIN:
+        report = encodings.check_update(
+            model.manifest, body, max_examples=encodings.MAX_EXAMPLES
+        )
+        return encodings.read_delta(model.manifest, body), report
+    scored = EvaluationReport.model_validate_json(body)
+    return np.zeros(encoding.size, np.float32), encodings.Report(
+        examples=scored.examples,
+        train_loss=scored.loss_sum / scored.examples,
+        train_accuracy=scored.correct / scored.examples,
+    )

@@ -80,16 +80,15 @@ class Swarm:
     async def _live(self, participant: Participant) -> None:
         while not self._has_left(participant):
             if participant.state.assignment is not None:
-                await self._contribute(participant)
-                continue
-            if self._turns is not None and participant.state.is_enrolled:
+                if not participant.waits_for_others:
+                    await self._contribute(participant)
+                    continue
+            elif self._turns is not None and participant.state.is_enrolled:
                 await self._turns.due(participant.index)
             step = await participant.step()
             match step:
-                case Progressed(action=action, assignment=assignment):
-                    self.tally.enrolled += action is Action.ENROLLED
-                    if assignment is not None:
-                        self._see(assignment)
+                case Progressed():
+                    self._count(participant, step)
                 case Vanished(assignment=assignment):
                     self.tally.vanished += 1
                     self._see(assignment)
@@ -103,21 +102,23 @@ class Swarm:
 
     async def _contribute(self, participant: Participant) -> None:
         async with self._at_work:
-            while participant.state.assignment is not None:
+            while (
+                participant.state.assignment is not None
+                and not participant.waits_for_others
+            ):
                 step = await participant.step()
-                if not isinstance(step, Progressed):
-                    continue
-                self._count(step)
-                if (
-                    self._turns is not None
-                    and step.action is Action.REPORTED
-                    and step.assignment is not None
-                ):
-                    self._turns.done(participant.index, step.assignment)
+                if isinstance(step, Progressed):
+                    self._count(participant, step)
 
-    def _count(self, step: Progressed) -> None:
-        if step.action is Action.REPORTED:
+    def _count(self, participant: Participant, step: Progressed) -> None:
+        if step.assignment is not None:
+            self._see(step.assignment)
+        if step.action is Action.ENROLLED:
+            self.tally.enrolled += 1
+        elif step.action is Action.REPORTED:
             self.tally.updates += 1
+            if self._turns is not None and step.assignment is not None:
+                self._turns.done(participant.index, step.assignment)
         elif step.action is Action.SCORED:
             self.tally.evaluations += 1
         elif step.action is Action.GAVE_UP:

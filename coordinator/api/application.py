@@ -14,6 +14,7 @@ from coordinator.api import (
     models,
     problems,
     registry,
+    secagg,
     tasks,
     tokens,
     uploads,
@@ -79,6 +80,7 @@ def create(services: Services, *, version: str) -> fastapi.FastAPI:
     modules = (
         devices,
         assignments,
+        secagg,
         uploads,
         models,
         registry,

@@ -107,7 +107,9 @@ async def submit_update(  # noqa: PLR0917 - FastAPI passes them by name
 @router.post(
     "/evaluation",
     response_model=messages.EvaluationReceipt,
-    responses=refusals(*updates.RESULT, problems.INVALID_EVALUATION),
+    responses=refusals(
+        *updates.RESULT, problems.INVALID_EVALUATION, problems.SECAGG_NEEDED
+    ),
     summary="Post an evaluation",
 )
 async def submit_evaluation(

@@ -25,6 +25,7 @@ from coordinator.protocol import (
     uploads,
 )
 from coordinator.protocol.problems import ProblemType
+from coordinator.protocol.secagg import refusals as secagg
 from coordinator.store.blobs import BlobLost
 from coordinator.store.files import StorageUnavailable
 
@@ -98,6 +99,13 @@ PROBLEMS: Final[Mapping[type[Exception], ProblemType]] = {
     errors.ForeignAssignment: problems.FOREIGN_ASSIGNMENT,
     errors.WrongKind: problems.WRONG_KIND,
     errors.LeaseLapsed: problems.LEASE_LAPSED,
+    errors.SecAggNeeded: problems.SECAGG_NEEDED,
+    errors.NotSecure: problems.NOT_SECURE,
+    errors.CohortEnded: problems.COHORT_ENDED,
+    errors.LeftOut: problems.LEFT_OUT,
+    secagg.KeysRefused: problems.KEYS_REFUSED,
+    secagg.WrongShares: problems.WRONG_SHARES,
+    secagg.WrongVector: problems.WRONG_VECTOR,
     errors.RoundClosed: problems.ROUND_CLOSED,
     errors.BetweenRounds: problems.BETWEEN_ROUNDS,
     errors.AssignmentEnded: problems.ASSIGNMENT_ENDED,

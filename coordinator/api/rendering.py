@@ -40,7 +40,9 @@ def assignment(
         asked = schedules.training_of_round(asked, work.round.number)
     update = plan.update
     encoding = update.encoding if update.encoding in encodings_known else "f32"
-    report_to = paths.update(leased.id) if train else paths.evaluation(leased.id)
+    session = work.round.session
+    in_bodies = train or session is not None
+    report_to = paths.update(leased.id) if in_bodies else paths.evaluation(leased.id)
     return messages.Assignment(
         id=leased.id,
         kind=work.round.kind,
@@ -56,6 +58,11 @@ def assignment(
         encoding=encoding,
         topk_share=update.topk_share if encoding == "topk" else None,
         error_feedback=update.error_feedback and encoding != "f32",
+        secagg=(
+            None
+            if session is None
+            else messages.SecAggTerms(session=session, path=paths.secagg(leased.id))
+        ),
         manifest=_manifest(model),
         train_graph=_artefact(paths.train_graph(model.id), manifest.train),
         weights=_weights(work.version),

@@ -60,6 +60,9 @@ UPDATE: Final = (
     problems.WRONG_INDICES,
     problems.INCONSISTENT_LENGTH,
     problems.TOO_MANY_UPLOADS,
+    problems.COHORT_ENDED,
+    problems.LEFT_OUT,
+    problems.WRONG_VECTOR,
 )  #: how updates are refused, in whole or in part
 
 # Refused here, with a problem of its own; so OpenAPI is told by ``DIGEST``.
@@ -171,7 +174,7 @@ async def expect(
             given.store, device_id=device_id, assignment_id=assignment_id, now=now
         )
     )
-    left = (expected.lease_expires_at - now).total_seconds()
+    left = (expected.ends_at - now).total_seconds()
     request.state.upload = {
         fields.LIMIT: fields.write_limit(
             max_size=expected.max_bytes, max_age=max(0, int(left))

@@ -79,6 +79,20 @@ class Engine:
             on_progress=on_progress,
         )
 
+    def fold_sum_privately(
+        self,
+        total: npt.NDArray[np.int64],
+        settings: PrivateFold,
+        *,
+        clip_norm: float,
+        bits: int,
+        on_progress: Callable[[int], None],
+    ) -> Folded:
+        """Return the noisy aggregate of deltas that are added up already."""
+        return self._private.fold_sum(
+            total, settings, clip_norm=clip_norm, bits=bits, on_progress=on_progress
+        )
+
     def epsilon(
         self, terms: Terms, releases: int, *, on_wait: Callable[[], None]
     ) -> float:

@@ -64,17 +64,43 @@ class PrivateFolder:
             )
             surplus += 1 if fixed_point.length(delta) <= norm else -1
             on_progress(index + 1)
-        total += self._noise(settings, size, on_progress)
-        mean = total * np.float64(norm / (1 << BITS) / settings.denominator)
+        folded = self.fold_sum(
+            total, settings, clip_norm=norm, bits=BITS, on_progress=on_progress
+        )
+        tracked = Tracked(clip_norm=_next_norm(settings, norm, surplus))
+        return dataclasses.replace(folded, tracked=tracked)
+
+    def fold_sum(
+        self,
+        total: Whole,
+        settings: PrivateFold,
+        *,
+        clip_norm: float,
+        bits: int,
+        on_progress: Progress,
+    ) -> Folded:
+        """Return the noisy aggregate of updates that are added up already.
+
+        Args:
+            total: shape (size,), their sum; each was of at most ``2**bits`` in length
+                before it was rounded.
+            settings: The round's.
+            clip_norm: What ``2**bits`` stands for.
+            bits: Of the sum.
+            on_progress: Called often, with some number.
+        """
+        noise = self._noise(settings, bits, total.size, on_progress)
+        unit = clip_norm / (1 << bits)
         return Folded(
-            mean=mean,
-            tracked=Tracked(clip_norm=_next_norm(settings, norm, surplus)),
-            clipped_to=norm,
+            mean=(total + noise) * np.float64(unit / settings.denominator),
+            clipped_to=clip_norm,
         )
 
-    def _noise(self, settings: PrivateFold, size: int, on_progress: Progress) -> Whole:
+    def _noise(
+        self, settings: PrivateFold, bits: int, size: int, on_progress: Progress
+    ) -> Whole:
         # Measured by the longest that rounding can make an update.
-        stddev = settings.noise_multiplier * fixed_point.longest(BITS, size)
+        stddev = settings.noise_multiplier * fixed_point.longest(bits, size)
         key = settings.keys.key("noise")
         if settings.bands == 1:
             return _sample(key, stddev, size)

@@ -20,6 +20,10 @@ from coordinator.protocol.plan_rounds import AsynchronousPlan
 _WEIGHT_BITS: Final = 29  # times a float32's 24 bits: exact in a float64's 53
 
 
+class SumLost(ArithmeticError):
+    """The sum of too few devices can be had."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class AcceptedUpdate:
     """An update that counts, without its delta."""

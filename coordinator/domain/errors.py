@@ -9,6 +9,7 @@ DomainError
 +-- ModelUnknown, VersionUnknown, TagUnknown, ModelExists
 +-- AssignmentUnknown, ForeignAssignment, WrongKind
 +-- LeaseLapsed, RoundClosed, BetweenRounds, AssignmentEnded, AlreadyReported
++-- SecAggNeeded, NotSecure, CohortEnded, LeftOut
 +-- DigestMismatch, InvalidEvaluation
 +-- UploadUnknown, MismatchingOffset, InconsistentLength, CompletedUpload
 +-- TooManyParts, TooManyUploads
@@ -185,6 +186,36 @@ class AlreadyReported(DomainError):
 
     def __init__(self, assignment_id: str) -> None:
         super().__init__(f"assignment {assignment_id} has another accepted result")
+
+
+class SecAggNeeded(DomainError):
+    """The round takes sums of cohorts, and no result in the clear."""
+
+    def __init__(self, round_id: int) -> None:
+        super().__init__(f"round {round_id} takes no result in the clear: join it")
+
+
+class NotSecure(DomainError):
+    """The round takes results in the clear, and has no cohorts to join."""
+
+    def __init__(self, round_id: int) -> None:
+        super().__init__(f"round {round_id} takes results in the clear")
+
+
+class CohortEnded(DomainError):
+    """The cohort's sum cannot be had."""
+
+    def __init__(self, cohort_id: str, reason: str) -> None:
+        super().__init__(f"cohort {cohort_id} has come to nothing: {reason}")
+
+
+class LeftOut(DomainError):
+    """The device is not among those of its cohort that go on."""
+
+    def __init__(self, assignment_id: str) -> None:
+        super().__init__(
+            f"assignment {assignment_id} is not among those of its cohort that go on"
+        )
 
 
 class DigestMismatch(DomainError):

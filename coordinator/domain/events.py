@@ -16,6 +16,10 @@ class Happening(enum.StrEnum):
     TASK_FINISHED = "task_finished"
     TASK_STOPPED = "task_stopped"
     ROUND_OPENED = "round_opened"
+    ROUND_SHARING = "round_sharing"  # secure aggregation: those who joined are enough
+    ROUND_MASKING = "round_masking"  # shares are dealt
+    ROUND_UNMASKING = "round_unmasking"  # masked vectors are in
+    COHORT_ENDED = "cohort_ended"  # its sum cannot be had; the others' can
     ROUND_AGGREGATING = "round_aggregating"  # it has its results
     ROUND_CLAIMED = "round_claimed"  # a worker folds it
     ROUND_HANDED_BACK = "round_handed_back"  # it could not be folded then
@@ -23,6 +27,7 @@ class Happening(enum.StrEnum):
     ROUND_ABANDONED = "round_abandoned"
     VERSION_PUBLISHED = "version_published"
     PLACE_LEASED = "place_leased"
+    DEVICE_JOINED = "device_joined"  # trained, and waits for its cohort
     RESULT_ACCEPTED = "result_accepted"
     PLACE_FREED = "place_freed"  # an asynchronous task was full, and is no more
     DEVICE_FAILED = "device_failed"  # a device gave up, which freed its place
@@ -37,6 +42,10 @@ class Happening(enum.StrEnum):
 MAKES_WORK: Final = frozenset(
     {
         Happening.ROUND_OPENED,
+        Happening.ROUND_SHARING,
+        Happening.ROUND_MASKING,
+        Happening.ROUND_UNMASKING,
+        Happening.ROUND_AGGREGATING,
         Happening.PLACE_FREED,
         Happening.DEVICE_FAILED,
         Happening.LEASE_LAPSED,

@@ -31,6 +31,10 @@ _BOUND: Final = (
     "each enrolled device is another one: who enrols twice loses up to twice as much",
     "devices drop out for reasons that do not depend on other devices' examples",
 )
+_SUMMED_BOUND: Final = (
+    "every device clips its own update: software that does not adds what it likes",
+    *_BOUND[1:],
+)
 _UNSEEN: Final = (
     "nobody learns who took part in a round: coins decide it, and neither the API nor "
     "the events name them, but who reads the database, the logs or the network may"
@@ -46,7 +50,18 @@ _WITHHELD: Final = (
     "training loss, accuracy and number of examples of every device: not kept",
     "lengths of updates",
 )
+_UNSEEN_UPDATES: Final = (
+    "updates of single devices, from the coordinator too: it learns sums of at least "
+    "{minimum} devices, as long as no more than a share of {collusion:g} of a cohort "
+    "works with it and it invents no devices"
+)
+_TRUSTED_WITH_SUMS: Final = (
+    "the coordinator with its database and its operators: it sees the sums of cohorts "
+    "without noise, draws the noise and keeps the task's secret until the task has "
+    "ended"
+)
 _UNPROTECTED: Final = "everything: this task has no differential privacy"
+_SUMS_TELL: Final = "what sums and versions tell: this task has no differential privacy"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,14 +111,15 @@ def of(plan: Plan, ledger: Sequence[Release]) -> Statement:
         plan: The task's.
         ledger: Its releases, oldest first.
     """
-    privacy = plan.privacy
+    privacy, summed = plan.privacy, _unseen(plan)
     if privacy is None:
         return Statement(
             mechanism="off",
             epsilon=None,
             delta=None,
             budget=None,
-            not_covered=(_UNPROTECTED,),
+            withheld=summed,
+            not_covered=(_SUMS_TELL if summed else _UNPROTECTED,),
         )
     by_coin = privacy.sampling == "poisson"
     return Statement(
@@ -113,17 +129,28 @@ def of(plan: Plan, ledger: Sequence[Release]) -> Statement:
         budget=privacy.epsilon,
         unit=_UNIT,
         adjacency=_ADJACENCY,
-        trusted=_TRUSTED,
+        trusted=_TRUSTED_WITH_SUMS if summed else _TRUSTED,
         observer=_OBSERVER,
         accountant=ledger[-1].accountant if ledger else None,
         assumptions=(
             _participation(plan, len(ledger)),
-            *_BOUND,
+            *(_SUMMED_BOUND if summed else _BOUND),
             *((_UNSEEN,) if by_coin else ()),
         ),
-        withheld=_WITHHELD,
+        withheld=(*summed, *_WITHHELD),
         not_covered=_NOT_COVERED,
     )
+
+
+def _unseen(plan: Plan) -> tuple[str, ...]:
+    """Say what secure aggregation keeps from the coordinator, where it is used."""
+    secagg = plan.secagg
+    if secagg is None:
+        return ()
+    text = _UNSEEN_UPDATES.format(
+        minimum=secagg.cohort_minimum, collusion=secagg.collusion
+    )
+    return (text,)
 
 
 def _participation(plan: Plan, releases: int) -> str:

@@ -7,6 +7,12 @@
         | or cancelled                                  v       v  or cancelled
     abandoned                                   committed / abandoned
 
+Under secure aggregation three steps lie between, each with a deadline of its own, at
+which those that are silent drop out. With fewer than the minimum left, the round is
+abandoned.
+
+    collecting --> sharing --> masking --> unmasking --> aggregating
+
 *collecting*: devices check in, hold leased assignments and report. Its deadline ends it
 whatever they do. *aggregating*: a worker claims the round until the deadline, which is
 the worker's lease; when that passes, another worker may claim it, so a worker that dies
@@ -33,6 +39,9 @@ class Phase(enum.StrEnum):
     """Where a round is. The value is what the database stores."""
 
     COLLECTING = "collecting"
+    SHARING = "sharing"  # secure aggregation: devices deal shares of their secrets
+    MASKING = "masking"  # they send masked vectors
+    UNMASKING = "unmasking"  # they reveal what takes the masks out of the sum
     AGGREGATING = "aggregating"
     COMMITTED = "committed"  # terminal: a version or an evaluation is published
     ABANDONED = "abandoned"  # terminal: nothing leaves
@@ -44,6 +53,10 @@ class Event(enum.StrEnum):
     GOAL_REACHED = "goal_reached"  # the goal's last result was accepted
     MINIMUM_MET = "minimum_met"  # the deadline passed with enough results
     MINIMUM_MISSED = "minimum_missed"  # the deadline passed with too few
+    GATHERED = "gathered"  # secure aggregation: those who joined are in cohorts
+    SHARED = "shared"  # shares were dealt by as many as will deal
+    MASKED = "masked"  # masked vectors came of as many as will send
+    REVEALED = "revealed"  # the sums can be unmasked
     CLAIMED = "claimed"  # a worker took the round to fold it
     HANDED_BACK = "handed_back"  # the worker cannot fold it now, and lives
     RELEASED = "released"  # the result was published
@@ -55,6 +68,22 @@ TRANSITIONS: Final[Mapping[Phase, Mapping[Event, Phase]]] = {
     Phase.COLLECTING: {
         Event.GOAL_REACHED: Phase.AGGREGATING,
         Event.MINIMUM_MET: Phase.AGGREGATING,
+        Event.GATHERED: Phase.SHARING,
+        Event.MINIMUM_MISSED: Phase.ABANDONED,
+        Event.CANCELLED: Phase.ABANDONED,
+    },
+    Phase.SHARING: {
+        Event.SHARED: Phase.MASKING,
+        Event.MINIMUM_MISSED: Phase.ABANDONED,
+        Event.CANCELLED: Phase.ABANDONED,
+    },
+    Phase.MASKING: {
+        Event.MASKED: Phase.UNMASKING,
+        Event.MINIMUM_MISSED: Phase.ABANDONED,
+        Event.CANCELLED: Phase.ABANDONED,
+    },
+    Phase.UNMASKING: {
+        Event.REVEALED: Phase.AGGREGATING,
         Event.MINIMUM_MISSED: Phase.ABANDONED,
         Event.CANCELLED: Phase.ABANDONED,
     },
@@ -69,6 +98,8 @@ TRANSITIONS: Final[Mapping[Phase, Mapping[Event, Phase]]] = {
     Phase.ABANDONED: {},
 }
 TERMINAL: Final = frozenset(phase for phase, row in TRANSITIONS.items() if not row)
+#: Phases that wait for devices, in their order.
+STEPS: Final = (Phase.SHARING, Phase.MASKING, Phase.UNMASKING)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +115,12 @@ class Policy:
     max_rounds: int | None = None  #: of the task, that a device takes part in
     min_separation: int | None = None  #: rounds from one of them to the next
     sampling_rate: float | None = None  #: of secret coins; none: who comes first
+    step_s: float | None = None  #: of secure aggregation; none: updates in the clear
+
+    @property
+    def is_secure(self) -> bool:
+        """Whether devices join, and take steps of secure aggregation."""
+        return self.step_s is not None
 
     @property
     def chooses_in_secret(self) -> bool:
@@ -148,6 +185,7 @@ class Round:
     closed_at: dt.datetime | None
     reason: str | None
     revision: int  #: grows by one with every change
+    session: str | None = None  #: of secure aggregation; none: updates in the clear
 
     @property
     def is_terminal(self) -> bool:
@@ -192,6 +230,8 @@ class Round:
         elif event is Event.HANDED_BACK:
             # The claim does not count: it did not kill its worker.
             deadline, claims = now + HAND_BACK_PAUSE, claims - 1
+        elif phase in STEPS:
+            deadline = now + dt.timedelta(seconds=self.policy.step_s or 0.0)
         return dataclasses.replace(
             self,
             phase=phase,
@@ -223,9 +263,11 @@ def due_event(
     """
     if round_.phase is not Phase.COLLECTING:
         return None
-    if accepted >= max(goal, round_.policy.minimum):
-        return Event.GOAL_REACHED
-    if now < round_.deadline:
+    is_full = accepted >= max(goal, round_.policy.minimum)
+    if not is_full and now < round_.deadline:
         return None
-    enough = accepted >= round_.policy.minimum
-    return Event.MINIMUM_MET if enough else Event.MINIMUM_MISSED
+    if accepted < round_.policy.minimum:
+        return Event.MINIMUM_MISSED
+    if round_.policy.is_secure:
+        return Event.GATHERED
+    return Event.GOAL_REACHED if is_full else Event.MINIMUM_MET

@@ -9,6 +9,7 @@ from coordinator.domain import rounds
 from coordinator.domain.errors import UnsuitablePlan
 from coordinator.protocol.manifest import Manifest
 from coordinator.protocol.plan_rounds import EvaluationPlan
+from coordinator.protocol.plan_secagg import SecAggPlan
 from coordinator.protocol.plans import Plan
 from coordinator.protocol.vocabulary import Kind
 
@@ -107,10 +108,13 @@ def training_policy(plan: Plan) -> rounds.Policy:
         max_rounds=plan.participation.max_rounds,
         min_separation=plan.participation.min_separation,
         sampling_rate=None if privacy is None else privacy.sampling_rate,
+        step_s=None if plan.secagg is None else plan.secagg.step_s,
     )
 
 
-def evaluation_policy(plan: EvaluationPlan) -> rounds.Policy:
+def evaluation_policy(
+    plan: EvaluationPlan, secagg: SecAggPlan | None = None
+) -> rounds.Policy:
     """Return when the plan's evaluation rounds close."""
     return rounds.Policy(
         goal=plan.goal,
@@ -118,6 +122,7 @@ def evaluation_policy(plan: EvaluationPlan) -> rounds.Policy:
         over_select=0.0,
         lease_s=plan.lease_s,
         deadline_s=plan.deadline_s,
+        step_s=None if secagg is None else secagg.step_s,
     )
 
 
@@ -154,6 +159,6 @@ def evaluation_round(task: Task, *, now: dt.datetime) -> rounds.NewRound | None:
         attempt=1,
         model=task.plan.model,
         base_version=task.version,
-        policy=evaluation_policy(plan),
+        policy=evaluation_policy(plan, task.plan.secagg),
         opened_at=now,
     )

@@ -123,6 +123,18 @@ class Download(Record):
     size_bytes: int = Field(description="Length of the bytes.")
 
 
+class SecAggTerms(Record):
+    """The round takes sums of cohorts: join it with what was trained, and no report.
+
+    Steps are at `path`: POST `/announcement`; then, each as soon as the answer to the
+    GET has it, GET `/roster` and POST `/dealing`; GET `/inbox` and POST the masked
+    vector to the assignment's `report_to`; GET `/survivors` and POST `/reveal`.
+    """
+
+    session: Id = Field(description="What is joined: other keys for every other.")
+    path: str = Field(description="Path under which the steps are.")
+
+
 class Assignment(Record):
     """A device's leased place in a round."""
 
@@ -163,6 +175,9 @@ class Assignment(Record):
         False,  # noqa: FBT003 - the default
         description="Whether to add to the delta what the encoding left out of the "
         "last accepted update.",
+    )
+    secagg: SecAggTerms | None = Field(
+        None, description="Absent: what is reported is reported in the clear."
     )
     manifest: Download = Field(description="JSON: tensors, signatures, artefacts.")
     train_graph: Download = Field(description="The training artefact, a .tflite file.")

@@ -30,7 +30,8 @@ class RoundState(Record):
     number: int = Field(description="Round within the task, from 1.")
     attempt: int = Field(description="Attempt at this round, from 1.")
     phase: str = Field(
-        description="collecting, aggregating, committed or abandoned.",
+        description="collecting, aggregating, committed or abandoned; under secure "
+        "aggregation also sharing, masking and unmasking, before it aggregates.",
     )
     base_version: int = Field(description="Version that the devices start from.")
     result_version: int | None = Field(description="Version it published, if any.")

@@ -74,6 +74,11 @@ def evaluation(assignment: str) -> str:
     return f"/v1/assignments/{assignment}/evaluation"
 
 
+def secagg(assignment: str) -> str:
+    """Under which path an assignment's steps of secure aggregation are."""
+    return f"/v1/assignments/{assignment}/secagg"
+
+
 def failure(assignment: str) -> str:
     """Where the device of an assignment says that it gives up, and why."""
     return f"/v1/assignments/{assignment}/failure"

@@ -1,11 +1,13 @@
-"""The table of a plan that devices are sent: how they train."""
+"""The tables of a plan that devices are sent: how they train, and how they write."""
 
 from typing import Final, Literal, Self
 
 import pydantic
 from pydantic import Field
 
+from coordinator.protocol.deltas import EncodingName
 from coordinator.protocol.encodings import MAX_EXAMPLES
+from coordinator.protocol.manifest import Request
 from coordinator.protocol.plan_checks import refuse_set
 from coordinator.protocol.plan_schedule import ScheduledRate
 
@@ -161,3 +163,25 @@ class TrainingPlan(ScheduledRate):
             "flip": self.flip,
         }
         return {name: value for name, value in asked.items() if value}
+
+
+class UpdatePlan(Request):
+    """How devices write their deltas. One that cannot, writes ``f32``."""
+
+    encoding: EncodingName = Field(
+        "f32",
+        description="`f32`; `f16`, half the bytes; `q8`, a quarter: 8 bits an element "
+        "and one scale a tensor; `topk`: only the largest elements.",
+    )
+    topk_share: float = Field(
+        0.05,
+        gt=0,
+        le=0.5,
+        allow_inf_nan=False,
+        description="Share of the elements that `topk` sends, 8 bytes each.",
+    )
+    error_feedback: bool = Field(
+        True,  # noqa: FBT003 - the default
+        description="A device adds to its delta what the encoding left out of its last "
+        "accepted one. Makes no difference to `f32`.",
+    )

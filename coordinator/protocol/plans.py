@@ -11,7 +11,6 @@ from typing import Self
 import pydantic
 from pydantic import Field
 
-from coordinator.protocol.deltas import EncodingName
 from coordinator.protocol.manifest import Name, Request
 from coordinator.protocol.plan_privacy import PrivacyPlan
 from coordinator.protocol.plan_rounds import (
@@ -20,30 +19,9 @@ from coordinator.protocol.plan_rounds import (
     ParticipationPlan,
     RoundPlan,
 )
+from coordinator.protocol.plan_secagg import SecAggPlan
 from coordinator.protocol.plan_server import AggregationPlan, GatePlan, ServerPlan
-from coordinator.protocol.plan_training import TrainingPlan
-
-
-class UpdatePlan(Request):
-    """How devices write their deltas. One that cannot, writes ``f32``."""
-
-    encoding: EncodingName = Field(
-        "f32",
-        description="`f32`; `f16`, half the bytes; `q8`, a quarter: 8 bits an element "
-        "and one scale a tensor; `topk`: only the largest elements.",
-    )
-    topk_share: float = Field(
-        0.05,
-        gt=0,
-        le=0.5,
-        allow_inf_nan=False,
-        description="Share of the elements that `topk` sends, 8 bytes each.",
-    )
-    error_feedback: bool = Field(
-        True,  # noqa: FBT003 - the default
-        description="A device adds to its delta what the encoding left out of its last "
-        "accepted one. Makes no difference to `f32`.",
-    )
+from coordinator.protocol.plan_training import TrainingPlan, UpdatePlan
 
 
 class Reference(Request):
@@ -76,6 +54,7 @@ class Plan(Request):
     evaluation: EvaluationPlan | None = None
     gate: GatePlan | None = None
     privacy: PrivacyPlan | None = None
+    secagg: SecAggPlan | None = None
     reference: Reference | None = None
 
     @property
@@ -113,6 +92,30 @@ class Plan(Request):
             )
         self.privacy.insist_rounds(self.rounds, self.round, self.participation)
         self.privacy.insist_company(self.aggregation, self.gate)
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _sums_are_of_many(self) -> Self:
+        if self.secagg is None:
+            return self
+        if self.asynchronous is not None:
+            raise ValueError(
+                "secagg takes no asynchronous rounds: a cohort's masks cancel only "
+                "when all of it is summed together"
+            )
+        self.secagg.insist_company(
+            self.aggregation, self.update, self.evaluation, self.privacy
+        )
+        self.secagg.insist_sizes(
+            **{"round.minimum": self.round.minimum, "round.goal": self.round.goal}
+        )
+        if self.evaluation is not None:
+            self.secagg.insist_sizes(
+                **{
+                    "evaluation.minimum": self.evaluation.minimum,
+                    "evaluation.goal": self.evaluation.goal,
+                }
+            )
         return self
 
 

@@ -226,6 +226,28 @@ LEASE_LAPSED = _problem(
     "lease-lapsed", _S.CONFLICT, "The assignment's lease has lapsed"
 )
 ROUND_CLOSED = _problem("round-closed", _S.CONFLICT, "The round takes no more results")
+# Secure aggregation
+SECAGG_NEEDED = _problem(
+    "secagg-needed",
+    _S.CONFLICT,
+    "The round takes no result in the clear: it has to be joined",
+)
+NOT_SECURE = _problem("not-secure", _S.CONFLICT, "The round takes results in the clear")
+COHORT_ENDED = _problem("cohort-ended", _S.CONFLICT, "The cohort's sum cannot be had")
+LEFT_OUT = _problem("left-out", _S.CONFLICT, "The device is not among those that go on")
+KEYS_REFUSED = _problem(
+    "keys-refused",
+    _S.UNPROCESSABLE_ENTITY,
+    "The keys are unusable, or not signed by the device's key",
+)
+WRONG_SHARES = _problem(
+    "wrong-shares",
+    _S.UNPROCESSABLE_ENTITY,
+    "Shares are missing, doubled or of the wrong devices",
+)
+WRONG_VECTOR = _problem(
+    "wrong-vector", _S.UNPROCESSABLE_ENTITY, "The masked vector has another length"
+)
 BETWEEN_ROUNDS = _problem(
     "between-rounds",
     _S.SERVICE_UNAVAILABLE,

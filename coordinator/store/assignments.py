@@ -223,11 +223,13 @@ def insert_update(
     )
 
 
-def update_of(tx: Transaction, assignment_id: str) -> AcceptedUpdate | None:
-    """Return the update that was accepted for an assignment, or none."""
+def update_of(
+    tx: Transaction, assignment_id: str
+) -> tuple[AcceptedUpdate, dt.datetime] | None:
+    """Return the update that was accepted for an assignment, and when, or none."""
     query = sa.select(updates).where(updates.c.assignment_id == assignment_id)
     row = tx.connection.execute(query).one_or_none()
-    return None if row is None else _update(row)
+    return None if row is None else (_update(row), row.accepted_at)
 
 
 def updates_of_round(tx: Transaction, round_id: int) -> list[AcceptedUpdate]:

@@ -72,6 +72,13 @@ def revoked_at(tx: Transaction, device_id: str) -> dt.datetime | None:
     return moment
 
 
+def public_key_of(tx: Transaction, device_id: str) -> str | None:
+    """Return the key that a device enrolled with, base64 of its SPKI, or none."""
+    query = sa.select(devices.c.public_key).where(devices.c.id == device_id)
+    key: str | None = tx.connection.execute(query).scalar_one()
+    return key
+
+
 def revoke(tx: Transaction, device_id: str, *, now: dt.datetime) -> None:
     """Write that a device is revoked."""
     tx.change_one(

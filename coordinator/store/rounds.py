@@ -51,8 +51,8 @@ class Outlook:
     is_open: bool  #: a round is open, so that soon something may be due
 
 
-def insert(tx: Transaction, new: NewRound) -> Round:
-    """Open a round."""
+def insert(tx: Transaction, new: NewRound, *, session: str | None = None) -> Round:
+    """Open a round; ``session`` is that of secure aggregation."""
     statement = (
         rounds.insert()
         .values(
@@ -71,6 +71,8 @@ def insert(tx: Transaction, new: NewRound) -> Round:
             max_rounds=new.policy.max_rounds,
             min_separation=new.policy.min_separation,
             sampling_rate=new.policy.sampling_rate,
+            step_s=new.policy.step_s,
+            session=session,
             opened_at=new.opened_at,
             phase=Phase.COLLECTING,
             deadline=new.deadline,
@@ -224,6 +226,7 @@ def from_row(row: Row) -> Round:
             max_rounds=row.max_rounds,
             min_separation=row.min_separation,
             sampling_rate=row.sampling_rate,
+            step_s=row.step_s,
         ),
         phase=Phase(row.phase),
         deadline=row.deadline,
@@ -234,4 +237,5 @@ def from_row(row: Row) -> Round:
         closed_at=row.closed_at,
         reason=row.reason,
         revision=row.revision,
+        session=row.session,
     )

@@ -193,6 +193,8 @@ rounds = sa.Table(
     sa.Column("max_rounds", sa.Integer),  # a device's; none: any number
     sa.Column("min_separation", sa.Integer),  # rounds; none: the next one at once
     sa.Column("sampling_rate", sa.Double),  # of secret coins; none: who comes first
+    sa.Column("step_s", sa.Double),  # of secure aggregation; none: in the clear
+    sa.Column("session", _id()),  # likewise
     sa.Column("opened_at", Utc, nullable=False),
     # changes
     sa.Column("phase", sa.String(16), nullable=False),
@@ -303,6 +305,42 @@ updates = sa.Table(
     sa.Column("staleness", sa.Integer),  # none: synchronous
     sa.Column("accepted_at", Utc, nullable=False),
     sa.Index("ix_updates_round_id", "round_id"),
+)
+
+# Devices that are summed together; deleted when their round has ended.
+secagg_cohorts = sa.Table(
+    "secagg_cohorts",
+    metadata,
+    # fixed
+    sa.Column("id", _id(), primary_key=True),
+    sa.Column(
+        "round_id", sa.Integer, sa.ForeignKey(rounds.c.id), nullable=False, index=True
+    ),
+    sa.Column("content", sa.Text, nullable=False),  # JSON: manifest and members
+    # changes once
+    sa.Column("sharers", sa.JSON(none_as_null=True)),  # places, once decided
+    sa.Column("survivors", sa.JSON(none_as_null=True)),  # places, once decided
+    sa.Column("ended", sa.Text),  # why its sum cannot be had
+)
+
+# What a device sent to its cohort, but for its vector; deleted with its cohort.
+secagg_members = sa.Table(
+    "secagg_members",
+    metadata,
+    # fixed
+    sa.Column(
+        "assignment_id", _id(), sa.ForeignKey(assignments.c.id), primary_key=True
+    ),
+    sa.Column(
+        "round_id", sa.Integer, sa.ForeignKey(rounds.c.id), nullable=False, index=True
+    ),
+    sa.Column("announcement", sa.Text, nullable=False),  # JSON
+    # changes once
+    sa.Column("cohort_id", _id(), sa.ForeignKey(secagg_cohorts.c.id)),
+    sa.Column("place", sa.Integer),  # index in the cohort
+    sa.Column("dealing", sa.LargeBinary),  # sealed shares, packed
+    sa.Column("reveal", sa.Text),  # JSON: shares
+    sa.UniqueConstraint("cohort_id", "place"),
 )
 
 # Whoever knows it can take the noise off again; it goes when the task has ended.

@@ -6,12 +6,13 @@ from typing import Final
 import sqlalchemy as sa
 
 from coordinator.domain.assignments import State
-from coordinator.domain.rounds import TERMINAL
+from coordinator.domain.rounds import TERMINAL, Phase
 from coordinator.domain.uploads import Part, PartialUpload, Whole
 from coordinator.store.engine import Transaction
 from coordinator.store.tables import Row, assignments, partial_uploads, rounds
 
-#: Its lease is over, or it landed in a round that is.
+#: Its lease is over, or it landed in a round that is. A masked vector is sent when the
+#: lease is over, and while its round waits for it.
 _ENDED: Final = (
     sa.select(partial_uploads)
     .join(assignments, assignments.c.id == partial_uploads.c.assignment_id)
@@ -21,6 +22,7 @@ _ENDED: Final = (
             rounds.c.phase.in_(TERMINAL),
             sa.and_(
                 partial_uploads.c.is_complete.is_(False),
+                rounds.c.phase != Phase.MASKING,
                 sa.or_(
                     assignments.c.state != State.LEASED,
                     assignments.c.lease_expires_at <= sa.bindparam("now"),

@@ -19,12 +19,14 @@ from coordinator.usecases.workers import SILENT_AFTER
 #: On Postgres an event may show up behind newer ones: its transaction took so long.
 _SETTLED_AFTER: Final = dt.timedelta(seconds=5)
 _PAGE: Final = 1_000
+_BEGINS: Final = {
+    Happening.ROUND_SHARING: Phase.SHARING,
+    Happening.ROUND_MASKING: Phase.MASKING,
+    Happening.ROUND_UNMASKING: Phase.UNMASKING,
+    Happening.ROUND_AGGREGATING: Phase.AGGREGATING,
+}
 _ENDS: Final = frozenset(
-    {
-        Happening.ROUND_AGGREGATING,
-        Happening.ROUND_COMMITTED,
-        Happening.ROUND_ABANDONED,
-    }
+    {*_BEGINS, Happening.ROUND_COMMITTED, Happening.ROUND_ABANDONED}
 )
 
 
@@ -115,8 +117,9 @@ class Observer:
         if event.happening not in _ENDS or known is None:
             return []
         kind, phase, began = known
-        if event.happening is Happening.ROUND_AGGREGATING:
-            self._phases[event.round_id] = (kind, Phase.AGGREGATING, event.at)
+        if event.happening in _BEGINS:
+            begun = _BEGINS[event.happening]
+            self._phases[event.round_id] = (kind, begun, event.at)
         else:
             del self._phases[event.round_id]
         if began is None:

@@ -9,36 +9,36 @@ import datetime as dt
 import mmap
 import os
 import pathlib
+from collections.abc import Callable
 from typing import Final
 
-from coordinator import logs
 from coordinator.domain.aggregation import AcceptedUpdate
 from coordinator.domain.assignments import Assignment, State
 from coordinator.domain.errors import (
     AlreadyReported,
-    AssignmentEnded,
     BetweenRounds,
     DigestMismatch,
     DomainError,
     ForeignAssignment,
     InvalidEvaluation,
-    RoundClosed,
+    SecAggNeeded,
     WrongKind,
 )
 from coordinator.domain.evaluation import Evaluation, Sums
 from coordinator.domain.events import Happening
-from coordinator.domain.rounds import Event, Round, due_event
+from coordinator.domain.rounds import Round
 from coordinator.protocol import codings, digests, encodings
 from coordinator.protocol.encodings import Report
-from coordinator.protocol.manifest import Manifest
 from coordinator.protocol.messages import EvaluationReport, PersonalizedSums
+from coordinator.protocol.secagg import unmasking
 from coordinator.protocol.vocabulary import FailureReason, Kind
 from coordinator.store import assignments, events, models, rounds, tasks
 from coordinator.store.blobs import BlobStore
 from coordinator.store.engine import Store, Transaction
 from coordinator.store.files import Incoming
-from coordinator.usecases.privacy import goal_of
-from coordinator.usecases.rounds import staleness
+from coordinator.usecases import secagg
+from coordinator.usecases.phases import end_if_due, staleness
+from coordinator.usecases.reporting import insist_open, note, own
 
 #: What is kept of a device's report where no noise would cover it.
 _UNTOLD: Final = Report(examples=1, train_loss=0.0, train_accuracy=0.0)
@@ -49,21 +49,12 @@ class Expected:
     """What an update of an assignment must be."""
 
     round_id: int
-    manifest: Manifest
-    max_examples: int
-    encodings: tuple[str, ...]
-    keeps_report: bool  #: whether examples and metrics of a device are kept
+    max_bytes: int  #: that the body may have, before and after content coding
+    #: What is kept of what a body says of itself; raises where it is none.
+    check: Callable[[bytes | mmap.mmap], Report]
+    is_masked: bool  #: whether it is a masked vector
     previous: AcceptedUpdate | None  #: what was accepted before, if anything was
-    lease_expires_at: dt.datetime
-
-    @property
-    def max_bytes(self) -> int:
-        """Size that the body must not exceed, before and after content coding."""
-        return encodings.max_update_bytes(self.manifest)
-
-    def kept_of(self, report: Report) -> Report:
-        """Return what is kept of what a device says of its update."""
-        return report if self.keeps_report else _UNTOLD
+    ends_at: dt.datetime  #: until then it may come
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,24 +87,55 @@ def expect_update(
     """
 
     def body(tx: Transaction) -> Expected:
-        assignment, round_ = _own(tx, device_id, assignment_id, Kind.TRAIN)
-        previous = None
-        if assignment.state is State.ACCEPTED:
-            previous = assignments.update_of(tx, assignment_id)
-        else:
-            _insist_open(assignment, round_, now)
+        assignment, round_ = own(tx, device_id, assignment_id, None)
+        if round_.policy.is_secure:
+            return _expect_masked(tx, assignment, round_, now)
+        if round_.kind is not Kind.TRAIN:
+            raise WrongKind(assignment_id, round_.kind)
+        known = _known(tx, assignment)
+        if known is None:
+            insist_open(assignment, round_, now)
         plan = tasks.get(tx, round_.task).plan
+        manifest = models.get(tx, round_.model).manifest
+
+        def check(plain: bytes | mmap.mmap) -> Report:
+            report = encodings.check_update(
+                manifest,
+                plain,
+                max_examples=plan.training.max_examples,
+                encodings=tuple(dict.fromkeys(("f32", plan.update.encoding))),
+            )
+            return report if plan.privacy is None else _UNTOLD
+
         return Expected(
             round_id=round_.id,
-            manifest=models.get(tx, round_.model).manifest,
-            max_examples=plan.training.max_examples,
-            encodings=tuple(dict.fromkeys(("f32", plan.update.encoding))),
-            keeps_report=plan.privacy is None,
-            previous=previous,
-            lease_expires_at=assignment.lease_expires_at,
+            max_bytes=encodings.max_update_bytes(manifest),
+            check=check,
+            is_masked=False,
+            previous=None if known is None else known.update,
+            ends_at=assignment.lease_expires_at,
         )
 
     return store.read(body)
+
+
+def _expect_masked(
+    tx: Transaction, assignment: Assignment, round_: Round, now: dt.datetime
+) -> Expected:
+    encoding, previous = secagg.expect_vector(tx, assignment, round_, now)
+
+    def check(plain: bytes | mmap.mmap) -> Report:
+        unmasking.check_vector(plain, encoding)
+        return _UNTOLD
+
+    return Expected(
+        round_id=round_.id,
+        max_bytes=encoding.size_bytes,
+        check=check,
+        is_masked=True,
+        previous=previous,
+        ends_at=round_.deadline,
+    )
 
 
 def submit_update(
@@ -133,28 +155,23 @@ def submit_update(
         AlreadyReported: Another body was accepted before.
         StorageUnavailable: The body cannot be kept now.
         ValueError: One of the refusals of ``codings``, ``tensors``, ``encodings``.
+        WrongVector, LeftOut, CohortEnded: A masked vector is none, or not asked for.
         AssignmentUnknown, ForeignAssignment, WrongKind, LeaseLapsed, AssignmentEnded,
         RoundClosed: As their names say.
     """
     plain, sha256, size_bytes = _read_body(sent, expected)
-    kept = expected.kept_of(
-        encodings.check_update(
-            expected.manifest,
-            plain,
-            max_examples=expected.max_examples,
-            encodings=expected.encodings,
-        )
-    )
+    kept = expected.check(plain)
     previous = expected.previous
-    if previous is None:
-        blob = blobs.keep_update(
+    blob = (
+        previous.blob
+        if previous is not None
+        else blobs.keep_update(
             sent.path,
             round_id=expected.round_id,
             assignment_id=assignment_id,
             sha256=sha256,
         )
-    else:
-        blob = previous.blob
+    )
     candidate = AcceptedUpdate(
         assignment_id=assignment_id,
         blob=blob,
@@ -173,13 +190,13 @@ def submit_update(
         if assignment.round_id != round_.id:
             # The body lies with a round that has ended, and would go with it.
             raise BetweenRounds(round_.id)
-        if assignment.state is State.ACCEPTED:
-            known = assignments.update_of(tx, assignment_id)
-            if known is None or known.sha256 != sha256 or assignment.ended_at is None:
-                raise AlreadyReported(assignment_id)
-            return Accepted(update=known, accepted_at=assignment.ended_at)
-        _insist_open(assignment, round_, now)
-        return _land(tx, candidate, assignment, round_, now)
+        known = _known(tx, assignment)
+        if known is None:
+            land = _land_masked if expected.is_masked else _land
+            return land(tx, candidate, assignment, round_, now)
+        if known.update.sha256 != sha256:
+            raise AlreadyReported(assignment_id)
+        return known
 
     try:
         accepted = store.run("submit_update", body)
@@ -192,6 +209,14 @@ def submit_update(
     return accepted
 
 
+def _known(tx: Transaction, assignment: Assignment) -> Accepted | None:
+    """Return what was accepted of an assignment before, if anything was."""
+    if assignment.state is not State.ACCEPTED:
+        return None
+    known = assignments.update_of(tx, assignment.id)
+    return None if known is None else Accepted(update=known[0], accepted_at=known[1])
+
+
 def _land(
     tx: Transaction,
     candidate: AcceptedUpdate,
@@ -200,12 +225,14 @@ def _land(
     now: dt.datetime,
 ) -> Accepted:
     """Let an update count in the round that is open now."""
+    insist_open(assignment, round_, now)
     assignments.end(tx, assignment.ended(State.ACCEPTED, now=now))
     stale = staleness(tx, assignment, round_)
     landed = dataclasses.replace(candidate, staleness=stale)
     assignments.insert_update(tx, landed, round_id=round_.id, now=now)
-    _note_result(
+    note(
         tx,
+        Happening.RESULT_ACCEPTED,
         round_,
         assignment,
         now,
@@ -213,9 +240,31 @@ def _land(
         bytes=landed.size_bytes,
         **({"staleness": stale} if round_.policy.is_asynchronous else {}),
     )
-    if not _close_at_goal(tx, round_, now):
+    if not end_if_due(tx, round_, now):
         _note_freed_place(tx, round_, now)
     return Accepted(update=landed, accepted_at=now)
+
+
+def _land_masked(
+    tx: Transaction,
+    candidate: AcceptedUpdate,
+    assignment: Assignment,
+    round_: Round,
+    now: dt.datetime,
+) -> Accepted:
+    """Let a masked vector count in its cohort's sum."""
+    secagg.expect_vector(tx, assignment, round_, now)
+    assignments.insert_update(tx, candidate, round_id=round_.id, now=now)
+    note(
+        tx,
+        Happening.RESULT_ACCEPTED,
+        round_,
+        assignment,
+        now,
+        bytes=candidate.size_bytes,
+    )
+    end_if_due(tx, round_, now)
+    return Accepted(update=candidate, accepted_at=now)
 
 
 def _read_body(sent: Sent, expected: Expected) -> tuple[bytes | mmap.mmap, str, int]:
@@ -264,23 +313,30 @@ def submit_evaluation(
     evaluation = _evaluation(report)
 
     def body(tx: Transaction) -> dt.datetime:
-        assignment, round_ = _own(
-            tx, device_id, assignment_id, Kind.EVALUATE, lock=True
-        )
+        assignment, round_ = own(tx, device_id, assignment_id, Kind.EVALUATE, lock=True)
+        if round_.policy.is_secure:
+            raise SecAggNeeded(round_.id)
         if assignment.state is State.ACCEPTED and assignment.ended_at is not None:
             known = assignments.evaluation_of(tx, assignment_id)
             # None: the round has ended, and its sums are deleted.
             if known is not None and known != evaluation:
                 raise AlreadyReported(assignment_id)
             return assignment.ended_at
-        _insist_open(assignment, round_, now)
+        insist_open(assignment, round_, now)
         plan = tasks.get(tx, round_.task).plan
         if evaluation.personalized is not None and plan.personalization is None:
             raise InvalidEvaluation("the assignment asks for no personalized sums")
         assignments.end(tx, assignment.ended(State.ACCEPTED, now=now))
         assignments.insert_evaluation(tx, assignment, evaluation, now=now)
-        _note_result(tx, round_, assignment, now, examples=report.examples)
-        _close_at_goal(tx, round_, now)
+        note(
+            tx,
+            Happening.RESULT_ACCEPTED,
+            round_,
+            assignment,
+            now,
+            examples=report.examples,
+        )
+        end_if_due(tx, round_, now)
         return now
 
     return store.run("submit_evaluation", body)
@@ -322,7 +378,7 @@ def report_failure(
     """
 
     def body(tx: Transaction) -> dt.datetime:
-        assignment, round_ = _own(tx, device_id, assignment_id, None, lock=True)
+        assignment, round_ = own(tx, device_id, assignment_id, None, lock=True)
         if assignment.state is State.FAILED and assignment.ended_at is not None:
             return assignment.ended_at
         ended = assignment.ended(State.FAILED, now=now, failure=reason)
@@ -341,75 +397,9 @@ def report_failure(
     return store.run("report_failure", body)
 
 
-def _own(
-    tx: Transaction,
-    device_id: str,
-    assignment_id: str,
-    kind: Kind | None,
-    *,
-    lock: bool = False,
-) -> tuple[Assignment, Round]:
-    assignment = assignments.get(tx, assignment_id)
-    logs.note(assignment=assignment_id, round=assignment.round_id)
-    if assignment.device_id != device_id:
-        raise ForeignAssignment(assignment_id)
-    round_ = (rounds.get if lock else rounds.peek)(tx, assignment.round_id)
-    if kind is not None and round_.kind is not kind:
-        raise WrongKind(assignment_id, round_.kind)
-    if lock:
-        # Another report may have ended it while this one waited for the round.
-        assignment = assignments.get(tx, assignment_id)
-    return assignment, round_
-
-
-def _insist_open(assignment: Assignment, round_: Round, now: dt.datetime) -> None:
-    if assignment.state is State.FAILED:
-        raise AssignmentEnded(assignment.id)
-    takes_results = round_.takes_results(now)
-    if not takes_results and not round_.keeps_leases(now):
-        raise RoundClosed(round_.id, round_.phase, "result")
-    assignment.ended(State.ACCEPTED, now=now)  # raises unless the lease is live
-    if not takes_results:
-        raise BetweenRounds(round_.id)
-
-
-def _note_result(
-    tx: Transaction,
-    round_: Round,
-    assignment: Assignment,
-    now: dt.datetime,
-    **data: int,
-) -> None:
-    events.append_of(
-        tx,
-        Happening.RESULT_ACCEPTED,
-        round_,
-        now=now,
-        device=assignment.device_id,
-        assignment=assignment.id,
-        **data,
-    )
-
-
 def _note_freed_place(tx: Transaction, round_: Round, now: dt.datetime) -> None:
     """Wake waiting devices where an accepted update made room for one."""
     if not round_.policy.is_asynchronous:
         return
     if assignments.counts(tx, round_.id, now).live == round_.policy.places - 1:
         events.append_of(tx, Happening.PLACE_FREED, round_, now=now)
-
-
-def _close_at_goal(tx: Transaction, round_: Round, now: dt.datetime) -> bool:
-    accepted = assignments.count_accepted(tx, round_.id)
-    goal = goal_of(tx, round_)
-    if due_event(round_, now=now, accepted=accepted, goal=goal) is Event.GOAL_REACHED:
-        rounds.replace(tx, round_.after(Event.GOAL_REACHED, now=now))
-        events.append_of(
-            tx,
-            Happening.ROUND_AGGREGATING,
-            round_,
-            now=now,
-            accepted=accepted,
-        )
-        return True
-    return False

@@ -7,13 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, Protocol, overload
 
 import numpy as np
+import numpy.typing as npt
 
 from coordinator.domain import gate, optimizers
 from coordinator.domain import tasks as task_policy
 from coordinator.domain.aggregation import (
     AcceptedUpdate,
     Folded,
-    Score,
     fold_weight,
     train_score,
 )
@@ -33,15 +33,16 @@ from coordinator.store import assignments, events, models, registry, rounds, tas
 from coordinator.store import privacy as stored_privacy
 from coordinator.store.blobs import BlobStore
 from coordinator.store.engine import Store, Transaction
-from coordinator.usecases import privacy
-from coordinator.usecases.rollback import go_back_if_worse
-from coordinator.usecases.rounds import (
-    Claim,
+from coordinator.usecases import privacy, secure_fold
+from coordinator.usecases.phases import (
     hand_leases_on,
     lapse_rest,
     note_end,
     open_round,
 )
+from coordinator.usecases.rollback import go_back_if_worse
+from coordinator.usecases.rounds import Claim
+from coordinator.usecases.secure_fold import RoundSum
 
 _AHEAD: Final = 2  # updates that are read while another is folded
 
@@ -77,6 +78,21 @@ class Compute(privacy.Accounting, Protocol):
         """Return the noisy aggregate of deltas; their weights are not looked at.
 
         The same updates and settings give the same bits.
+        """
+        ...
+
+    def fold_sum_privately(
+        self,
+        total: npt.NDArray[np.int64],
+        settings: PrivateFold,
+        *,
+        clip_norm: float,
+        bits: int,
+        on_progress: Callable[[int], None],
+    ) -> Folded:
+        """Return the noisy aggregate of deltas that are added up already.
+
+        ``clip_norm`` is ``2**bits`` in ``total``. The same bits each time.
         """
         ...
 
@@ -119,14 +135,20 @@ def release(
 
     Raises:
         ArithmeticError: The result is not finite; nothing was released.
+        SumLost: Secure aggregation left too few devices; nothing was released.
         BudgetSpent: The release would pass the plan's budget; it did not happen.
         BlobLost: An update, or what the round starts from, is gone or spoilt.
         StorageUnavailable: Files cannot be read or written now.
         gate.Rejected: The plan's gate does not let it pass; nothing was released.
         StaleWrite: Another worker took the round over; nothing was released.
     """
+    added = None
+    if claim.round.policy.is_secure:
+        added = secure_fold.add_up(
+            store, blobs, claim, on_progress=on_progress, now=now
+        )
     if claim.round.kind is Kind.EVALUATE:
-        _release_evaluation(store, claim, now=now())
+        _release_evaluation(store, claim, added, now=now())
         return None
     priced = privacy.price(
         store, compute, claim.task, claim.round, on_wait=lambda: on_progress(0)
@@ -134,30 +156,20 @@ def release(
     manifest = claim.model.manifest
     rules = claim.task.plan.gate
     recent = _recent(store, claim)
-    score = _score(claim)
-    if score is not None:
-        gate.insist_loss(rules, score.loss, recent.losses)
+    metrics = _metrics(claim, added)
+    if metrics is not None:
+        gate.insist_loss(rules, metrics.score.loss, recent.losses)
     state_sha256 = claim.base.optimizer_sha256
     state = None if state_sha256 is None else blobs.get(state_sha256)
-    updates = _StoredUpdates(
-        blobs, manifest, claim.updates, claim.task.plan.asynchronous, whole=set()
+    folded = _fold(
+        blobs,
+        compute,
+        claim,
+        priced=priced,
+        added=added,
+        state=state,
+        on_progress=on_progress,
     )
-    if priced is None:
-        folded = compute.fold(
-            updates,
-            size=manifest.trainable_size,
-            plan=claim.task.plan.aggregation,
-            state=state,
-            on_progress=on_progress,
-        )
-    else:
-        folded = compute.fold_privately(
-            updates,
-            priced.fold,
-            size=manifest.trainable_size,
-            state=state,
-            on_progress=on_progress,
-        )
     norm = float(np.linalg.norm(folded.mean))
     gate.insist_norm(rules, norm, recent.norms)
     base = encodings.decode_weights(manifest, blobs.get(claim.base.weights_sha256))
@@ -184,12 +196,61 @@ def release(
             published_at=moment,
         )
 
-    return _release_version(store, claim, publish, folded, priced, now=now())
+    return _release_version(
+        store, claim, publish, folded, priced=priced, metrics=metrics, now=now()
+    )
 
 
-def _score(claim: Claim) -> Score | None:
+def _fold(
+    blobs: BlobStore,
+    compute: Compute,
+    claim: Claim,
+    *,
+    priced: privacy.Priced | None,
+    added: RoundSum | None,
+    state: bytes | None,
+    on_progress: Callable[[int], None],
+) -> Folded:
+    """Return the aggregate of the round's updates, or of their sum."""
+    if added is not None:
+        if priced is None:
+            return Folded(mean=added.mean(), clipped_to=added.clip_norm)
+        return compute.fold_sum_privately(
+            added.update,
+            priced.fold,
+            clip_norm=added.clip_norm,
+            bits=added.bits,
+            on_progress=on_progress,
+        )
+    manifest, plan = claim.model.manifest, claim.task.plan
+    updates = _StoredUpdates(
+        blobs, manifest, claim.updates, plan.asynchronous, whole=set()
+    )
+    if priced is None:
+        return compute.fold(
+            updates,
+            size=manifest.trainable_size,
+            plan=plan.aggregation,
+            state=state,
+            on_progress=on_progress,
+        )
+    return compute.fold_privately(
+        updates,
+        priced.fold,
+        size=manifest.trainable_size,
+        state=state,
+        on_progress=on_progress,
+    )
+
+
+def _metrics(claim: Claim, added: RoundSum | None) -> Metrics | None:
     """Return the devices' training metrics, unless privacy keeps them from leaving."""
-    return None if claim.task.plan.privacy else train_score(claim.updates)
+    if claim.task.plan.privacy is not None:
+        return None
+    if added is not None:
+        return Metrics(score=added.score, devices=added.devices)
+    score = train_score(claim.updates)
+    return None if score is None else Metrics(score=score, devices=len(claim.updates))
 
 
 def _recent(store: Store, claim: Claim) -> gate.Recent:
@@ -204,8 +265,9 @@ def _release_version(
     claim: Claim,
     publish: Callable[[int, dt.datetime], Version],
     folded: Folded,
-    priced: privacy.Priced | None,
     *,
+    priced: privacy.Priced | None,
+    metrics: Metrics | None,
     now: dt.datetime,
 ) -> int:
     def body(tx: Transaction) -> int:
@@ -220,9 +282,7 @@ def _release_version(
                 claim.task, claim.round, clip_norm=folded.clipped_to, now=now
             )
             stored_privacy.insert_release(tx, entry)
-        score = _score(claim)
-        if score is not None:
-            metrics = Metrics(score=score, devices=len(claim.updates))
+        if metrics is not None:
             models.put_score(tx, version, "train", metrics)
         task = tasks.get(tx, claim.task.id).after_commit(
             version.number, last=None if priced is None else priced.last
@@ -241,9 +301,14 @@ def _release_version(
     return store.run("release", body)
 
 
-def _release_evaluation(store: Store, claim: Claim, *, now: dt.datetime) -> None:
+def _release_evaluation(
+    store: Store, claim: Claim, added: RoundSum | None, *, now: dt.datetime
+) -> None:
     def body(tx: Transaction) -> None:
-        metrics = summarize(assignments.evaluations_of_round(tx, claim.round.id))
+        if added is None:
+            metrics = summarize(assignments.evaluations_of_round(tx, claim.round.id))
+        else:
+            metrics = Metrics(score=added.score, devices=added.devices)
         if metrics is None:
             raise AssertionError(f"round {claim.round.id} closed without evaluations")
         models.put_score(tx, claim.base, "federated", metrics)

@@ -14,7 +14,7 @@ from coordinator.domain.tasks import Status, Task
 from coordinator.protocol.vocabulary import Kind
 from coordinator.store import events, models, registry, rounds, tasks
 from coordinator.store.engine import StaleWrite, Transaction
-from coordinator.usecases.rounds import end_without_result, open_round
+from coordinator.usecases.phases import end_without_result, open_round
 
 
 def continue_from(

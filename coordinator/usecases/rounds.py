@@ -4,28 +4,32 @@ import dataclasses
 import datetime as dt
 from collections.abc import Callable
 
-from coordinator.domain import tasks as task_policy
 from coordinator.domain.aggregation import AcceptedUpdate, in_fold_order
-from coordinator.domain.assignments import Assignment, State
+from coordinator.domain.assignments import State
 from coordinator.domain.events import Happening
 from coordinator.domain.models import Model, Version
 from coordinator.domain.rounds import (
     FOLD_LEASE,
     MAX_CLAIMS,
     Event,
-    NewRound,
     Phase,
     Round,
-    due_event,
 )
 from coordinator.domain.tasks import Status, Task
-from coordinator.protocol.vocabulary import Kind
-from coordinator.store import assignments, events, models, registry, rounds, tasks
+from coordinator.store import (
+    assignments,
+    events,
+    models,
+    rounds,
+    secagg,
+    tasks,
+)
 from coordinator.store import privacy as stored_privacy
 from coordinator.store.blobs import BlobStore
 from coordinator.store.engine import Store, Transaction
 from coordinator.store.rounds import Outlook
-from coordinator.usecases import privacy
+from coordinator.usecases import phases
+from coordinator.usecases.phases import abandon, stop_task
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +61,10 @@ def advance(store: Store, *, now: dt.datetime) -> int:
 
     def body(tx: Transaction) -> int:
         lapsed = _lapse_leases(tx, now)
-        closed = sum(_end_if_due(tx, open_.id, now) for open_ in rounds.unfinished(tx))
+        closed = sum(
+            phases.end_if_due(tx, rounds.get(tx, open_.id), now)
+            for open_ in rounds.unfinished(tx)
+        )
         return lapsed + closed
 
     return store.run("advance", body)
@@ -192,7 +199,8 @@ def hand_back(store: Store, claim_: Claim, reason: str, *, now: dt.datetime) -> 
 def clean_up(store: Store, blobs: BlobStore) -> int:
     """Delete what devices sent to rounds that have ended. Returns how many rounds.
 
-    That is the bodies of updates, and the sums of evaluations.
+    That is the bodies of updates, the sums of evaluations, and what secure aggregation
+    needed beside its vectors.
     """
     ended = store.read(rounds.with_undeleted_blobs)
     for round_id in ended:
@@ -207,105 +215,13 @@ def delete_results(store: Store, blobs: BlobStore, round_id: int) -> None:
     def body(tx: Transaction) -> None:
         assignments.delete_evaluations(tx, round_id)
         stored_privacy.forget_chosen(tx, round_id)
+        secagg.forget(tx, round_id)
         task = tasks.get(tx, rounds.peek(tx, round_id).task)
         if task.status is not Status.RUNNING:
             stored_privacy.forget_secret(tx, task.id)
         rounds.mark_blobs_deleted(tx, round_id)
 
     store.run("clean_up", body)
-
-
-def abandon(
-    tx: Transaction, round_: Round, event: Event, reason: str, *, now: dt.datetime
-) -> None:
-    """End a round without a result; try it again, or stop the task, saying why."""
-    _end_abandoned(tx, round_, event, reason, now=now)
-    if not round_.policy.is_asynchronous:
-        lapse_rest(tx, round_, now)
-    task = tasks.get(tx, round_.task)
-    if round_.kind is not Kind.TRAIN or task.status is not Status.RUNNING:
-        lapse_rest(tx, round_, now)
-        return
-    if round_.attempt < task.plan.round.max_attempts:
-        following = open_round(
-            tx,
-            task_policy.next_training_round(task, now=now, attempt=round_.attempt + 1),
-        )
-        hand_leases_on(tx, round_, following, task, now)
-        return
-    lapse_rest(tx, round_, now)
-    stopped = task.stopped(
-        f"round {round_.number} was abandoned {round_.attempt} times, at last because "
-        f"{reason}"
-    )
-    tasks.replace(tx, stopped)
-    note_end(tx, stopped, now=now)
-
-
-def stop_task(tx: Transaction, task: Task, reason: str, *, now: dt.datetime) -> Task:
-    """Stop a running task and abandon its open rounds; what it published stays."""
-    stopped = task.stopped(reason)
-    tasks.replace(tx, stopped)
-    for open_ in rounds.unfinished(tx, task.id):
-        abandon(
-            tx,
-            rounds.get(tx, open_.id),
-            Event.CANCELLED,
-            "the task was stopped",
-            now=now,
-        )
-    note_end(tx, stopped, now=now)
-    return stopped
-
-
-def note_end(tx: Transaction, task: Task, *, now: dt.datetime) -> None:
-    """Note that a task has ended, and why if it did not finish."""
-    if task.status is Status.FINISHED:
-        events.append(tx, Happening.TASK_FINISHED, now=now, task=task.id)
-    else:
-        events.append(
-            tx, Happening.TASK_STOPPED, now=now, task=task.id, reason=task.reason
-        )
-
-
-def end_without_result(
-    tx: Transaction, round_: Round, event: Event, reason: str, *, now: dt.datetime
-) -> None:
-    """Abandon a round and the leases in it, and nothing more."""
-    _end_abandoned(tx, round_, event, reason, now=now)
-    lapse_rest(tx, round_, now)
-
-
-def _end_abandoned(
-    tx: Transaction, round_: Round, event: Event, reason: str, *, now: dt.datetime
-) -> None:
-    rounds.replace(tx, round_.after(event, now=now, reason=reason))
-    events.append_of(
-        tx,
-        Happening.ROUND_ABANDONED,
-        round_,
-        now=now,
-        reason=reason,
-    )
-
-
-def open_round(tx: Transaction, new: NewRound) -> Round:
-    """Open a round and note it."""
-    round_ = rounds.insert(tx, new)
-    if new.policy.chooses_in_secret:
-        privacy.choose(tx, tasks.get(tx, new.task), round_)
-    events.append(
-        tx,
-        Happening.ROUND_OPENED,
-        now=new.opened_at,
-        task=new.task,
-        round_id=round_.id,
-        kind=new.kind,
-        number=new.number,
-        attempt=new.attempt,
-        base_version=new.base_version,
-    )
-    return round_
 
 
 def _is_claimable(round_: Round, now: dt.datetime) -> bool:
@@ -316,7 +232,8 @@ def _anything_due(tx: Transaction, now: dt.datetime) -> bool:
     if assignments.expired(tx, now):
         return True
     return any(
-        r.phase is Phase.COLLECTING and r.deadline <= now for r in rounds.unfinished(tx)
+        r.phase is not Phase.AGGREGATING and r.deadline <= now
+        for r in rounds.unfinished(tx)
     )
 
 
@@ -334,69 +251,3 @@ def _lapse_leases(tx: Transaction, now: dt.datetime) -> int:
             assignment=assignment.id,
         )
     return len(expired)
-
-
-def lapse_rest(tx: Transaction, round_: Round, now: dt.datetime) -> None:
-    """End the leases that a round leaves behind when it ends."""
-    for assignment in assignments.leased_in(tx, round_.id):
-        assignments.end(tx, assignment.ended(State.LAPSED, now=now))
-
-
-def hand_leases_on(
-    tx: Transaction, ended: Round, following: Round, task: Task, now: dt.datetime
-) -> None:
-    """Let devices of an asynchronous task go on in its next round.
-
-    Those that would be too stale there lose their places instead. A synchronous
-    task has no leases left to hand on.
-    """
-    plan = task.plan.asynchronous
-    if plan is None:
-        return
-    for assignment in assignments.leased_in(tx, ended.id):
-        if staleness(tx, assignment, following) > plan.max_staleness:
-            assignments.end(tx, assignment.ended(State.LAPSED, now=now))
-            events.append_of(
-                tx,
-                Happening.LEASE_LAPSED,
-                ended,
-                now=now,
-                device=assignment.device_id,
-                assignment=assignment.id,
-                reason="too stale",
-            )
-    assignments.move_leases(tx, ended.id, following.id)
-
-
-def staleness(tx: Transaction, assignment: Assignment, round_: Round) -> int:
-    """Return how many rounds an assignment's version is behind ``round_``'s."""
-    base = assignment.base_version
-    if base is None or base == round_.base_version:
-        return 0
-    return registry.versions_since(tx, round_.model, base, head=round_.base_version)
-
-
-def _end_if_due(tx: Transaction, round_id: int, now: dt.datetime) -> bool:
-    round_ = rounds.get(tx, round_id)
-    accepted = assignments.counts(tx, round_id, now).accepted
-    event = due_event(
-        round_, now=now, accepted=accepted, goal=privacy.goal_of(tx, round_)
-    )
-    if event is None:
-        return False
-    if event is Event.MINIMUM_MISSED:
-        reason = (
-            f"{accepted} results were accepted by the deadline, "
-            f"the minimum is {round_.policy.minimum}"
-        )
-        abandon(tx, round_, event, reason, now=now)
-        return True
-    rounds.replace(tx, round_.after(event, now=now))
-    events.append_of(
-        tx,
-        Happening.ROUND_AGGREGATING,
-        round_,
-        now=now,
-        accepted=accepted,
-    )
-    return True

@@ -24,8 +24,8 @@ from coordinator.store import privacy as stored_privacy
 from coordinator.store.blobs import BlobStore
 from coordinator.store.engine import Store, Transaction
 from coordinator.usecases.models import first_values
+from coordinator.usecases.phases import open_round, stop_task
 from coordinator.usecases.rollback import continue_from, go_back_if_worse
-from coordinator.usecases.rounds import open_round, stop_task
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -273,18 +273,24 @@ def _view(tx: Transaction, task: Task, now: dt.datetime) -> TaskView:
 
 def _round_view(tx: Transaction, round_: Round, now: dt.datetime) -> RoundView:
     updates: list[AcceptedUpdate] = []
-    if round_.kind is Kind.TRAIN:
+    if round_.policy.is_secure:  # known of the whole, once it is published
+        updates = assignments.updates_of_round(tx, round_.id)
+        score = _result(tx, round_)
+    elif round_.kind is Kind.TRAIN:
         updates = assignments.updates_of_round(tx, round_.id)
         private = tasks.get(tx, round_.task).plan.privacy is not None
         score = None if private else train_score(updates)
     elif round_.is_terminal:  # its evaluations are deleted, or will be
-        score = _result_of_evaluation(tx, round_)
+        score = _result(tx, round_)
     else:
         score = pooled(assignments.evaluations_of_round(tx, round_.id))
+    counts = assignments.counts(tx, round_.id, now)
+    if round_.policy.is_secure and updates:  # those who joined, less who vanished
+        counts = dataclasses.replace(counts, accepted=len(updates))
     stale = [u.staleness for u in updates if round_.policy.is_asynchronous]
     return RoundView(
         round=round_,
-        counts=assignments.counts(tx, round_.id, now),
+        counts=counts,
         bytes_up=sum(update.size_bytes for update in updates),
         score=score,
         staleness_mean=sum(stale) / len(stale) if stale else None,
@@ -292,12 +298,15 @@ def _round_view(tx: Transaction, round_: Round, now: dt.datetime) -> RoundView:
     )
 
 
-def _result_of_evaluation(tx: Transaction, round_: Round) -> Score | None:
+def _result(tx: Transaction, round_: Round) -> Score | None:
+    """Return what was published of a round's metrics, if anything was."""
     if round_.phase is not Phase.COMMITTED:
         return None
-    version = round_.base_version
+    version, source = round_.result_version, "train"
+    if version is None:
+        version, source = round_.base_version, "federated"
     scores = models.scores_between(tx, round_.model, version, version)
-    return models.score_of(scores, version, "federated")
+    return models.score_of(scores, version, source)
 
 
 def _version_views(tx: Transaction, task_id: str) -> list[VersionView]:

@@ -392,11 +392,10 @@ def _insert(tx: Transaction, upload: PartialUpload, room: Room) -> None:
 
 
 def _accepted(tx: Transaction, assignment_id: str) -> Accepted:
-    update = assignments.update_of(tx, assignment_id)
-    ended_at = assignments.get(tx, assignment_id).ended_at
-    if update is None or ended_at is None:
+    known = assignments.update_of(tx, assignment_id)
+    if known is None:
         raise AssertionError("an upload is complete when its update is accepted")
-    return Accepted(update=update, accepted_at=ended_at)
+    return Accepted(update=known[0], accepted_at=known[1])
 
 
 def _finish(

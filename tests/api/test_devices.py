@@ -8,8 +8,7 @@ import pytest
 
 from coordinator.protocol import digests, paths, problems
 from coordinator.protocol.plan_rounds import EvaluationPlan
-from coordinator.protocol.plan_training import TrainingPlan
-from coordinator.protocol.plans import UpdatePlan
+from coordinator.protocol.plan_training import TrainingPlan, UpdatePlan
 from coordinator.usecases import tasks
 from tests.support.federation import plan
 from tests.support.http import PATIENCE_S, Api, Caller, assert_problem

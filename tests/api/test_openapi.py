@@ -16,6 +16,7 @@ from coordinator.api import (
     health,
     models,
     registry,
+    secagg,
     tasks,
     tokens,
     uploads,
@@ -26,7 +27,17 @@ from coordinator.protocol import codings, digests, encodings, problems, tensors
 from tests.support.federation import Federation
 from tests.support.http import serve
 
-ROUTERS = (devices, assignments, uploads, models, registry, tasks, tokens, health)
+ROUTERS = (
+    devices,
+    assignments,
+    secagg,
+    uploads,
+    models,
+    registry,
+    tasks,
+    tokens,
+    health,
+)
 #: Names that say all there is to say, wherever they stand.
 SELF_EVIDENT = frozenset(
     {

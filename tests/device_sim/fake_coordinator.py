@@ -24,8 +24,8 @@ from coordinator.protocol.messages import (
     Receipt,
 )
 from coordinator.protocol.operations import RoundState, TaskState
-from coordinator.protocol.plan_training import TrainingPlan
-from coordinator.protocol.plans import Plan, UpdatePlan
+from coordinator.protocol.plan_training import TrainingPlan, UpdatePlan
+from coordinator.protocol.plans import Plan
 from coordinator.protocol.vocabulary import Kind, WaitReason
 
 ARTEFACTS = pathlib.Path(__file__).parents[2] / "tflite_models" / "artefacts" / "cnn"

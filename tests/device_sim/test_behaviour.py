@@ -100,3 +100,15 @@ def test_only_devices_of_the_cohort_vanish_and_as_many_as_asked_for():
 def test_a_population_smaller_than_a_cohort_is_refused():
     with pytest.raises(ValueError, match="population of 3 has no cohort of 4"):
         behaviour.Behaviour(devices=4, population=3)
+
+
+def test_those_that_vanish_share_the_moments_at_which_they_do():
+    habits = behaviour.Behaviour(devices=50, dropout=0.3, seed=4)
+    moments = [
+        habits.vanishing_moment(round_number=2, attempt=1, device=device, moments=3)
+        for device in range(50)
+    ]
+    assert [moments.count(moment) for moment in range(3)] == [5, 5, 5]
+    for device, moment in enumerate(moments):
+        gone = habits.vanishes(round_number=2, attempt=1, device=device)
+        assert gone == (moment is not None)

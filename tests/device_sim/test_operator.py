@@ -11,7 +11,8 @@ import pytest
 from coordinator.protocol import paths, problems
 from coordinator.protocol.operations import RoundState, Score, TaskState
 from coordinator.protocol.plan_rounds import AsynchronousPlan, EvaluationPlan, RoundPlan
-from coordinator.protocol.plans import Plan
+from coordinator.protocol.plan_secagg import SecAggPlan
+from coordinator.protocol.plans import InvalidPlan, Plan
 from device_sim import attacks, behaviour, client, fitting, operator, trainer
 from device_sim.data import Federation
 from device_sim.data.federation import to_float
@@ -187,6 +188,18 @@ def test_an_asynchronous_plan_is_fitted_without_over_selection():
     fitted, _ = fitting.fit(plan, behaviour.Behaviour(devices=50, dropout=0.3))
     assert fitted.round.goal == 35
     assert Plan.model_validate(fitted.model_dump()) == fitted
+
+
+def test_under_secure_aggregation_all_join_and_some_vanish_later():
+    plan = Plan(round=RoundPlan(goal=50, minimum=45), secagg=SecAggPlan(clip_norm=1.0))
+    fitted, _ = fitting.fit(plan, behaviour.Behaviour(devices=40, dropout=0.3))
+    assert (fitted.round.goal, fitted.round.minimum) == (40, 28)
+
+
+def test_a_plan_for_more_than_there_are_is_refused():
+    plan = Plan(secagg=SecAggPlan(clip_norm=1.0))
+    with pytest.raises(InvalidPlan, match=r"so few: .*cohort_minimum 5, got 4"):
+        fitting.fit(plan, behaviour.Behaviour(devices=4))
 
 
 def test_a_plan_that_fits_is_left_alone():

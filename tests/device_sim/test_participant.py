@@ -10,11 +10,10 @@ import pytest
 from coordinator.protocol import encodings, paths, problems
 from coordinator.protocol.deltas import EncodingName
 from coordinator.protocol.manifest import Vector
-from coordinator.protocol.messages import EvaluationReport
-from coordinator.protocol.plan_training import TrainingPlan
-from coordinator.protocol.plans import UpdatePlan
+from coordinator.protocol.messages import EvaluationReport, SecAggTerms
+from coordinator.protocol.plan_training import TrainingPlan, UpdatePlan
 from coordinator.protocol.vocabulary import FailureReason, Kind
-from device_sim import behaviour, cache, client, trainer
+from device_sim import behaviour, cache, client, secure, trainer
 from device_sim.data import Shard
 from device_sim.participant import (
     Action,
@@ -174,6 +173,23 @@ async def test_a_state_hides_its_token_and_survives_json(bench: Bench):
     for secret in (state.token, state.key):
         assert secret is not None
         assert secret not in repr(state)
+
+
+async def test_a_part_in_a_cohort_survives_json_and_hides_its_keys(bench: Bench):
+    participant = bench.participant()
+    for _ in range(4):
+        await participant.step()
+    assignment = participant.state.assignment
+    assert assignment is not None
+    terms = SecAggTerms(session="0a" * 16, path="/v1/assignments/x/secagg")
+    secured = assignment.model_copy(update={"secagg": terms})
+    part = secure.begin(secured, "ab" * 16, None)
+    state = dataclasses.replace(participant.state, assignment=secured, part=part)
+    assert State.from_json(state.to_json()) == state
+    key = part.state.masking_private
+    assert key is not None
+    assert str(key)[2:-1] not in repr(state)
+    assert str(part.rounding_key)[2:-1] not in repr(state)
 
 
 async def test_an_evaluation_is_scored_on_the_own_test_examples(

@@ -43,6 +43,19 @@ MESSAGES: list[tuple[DomainError, str]] = [
     ),
     (errors.AssignmentEnded("a1"), "assignment a1 was given up"),
     (errors.AlreadyReported("a1"), "assignment a1 has another accepted result"),
+    (
+        errors.SecAggNeeded(7),
+        "round 7 takes no result in the clear: join it",
+    ),
+    (errors.NotSecure(7), "round 7 takes results in the clear"),
+    (
+        errors.CohortEnded("c1", "too few"),
+        "cohort c1 has come to nothing: too few",
+    ),
+    (
+        errors.LeftOut("a1"),
+        "assignment a1 is not among those of its cohort that go on",
+    ),
     (errors.DigestMismatch("0a", "0b"), "Content-Digest says 0a, the body has 0b"),
     (errors.UploadUnknown("a1"), "assignment a1 has no such upload"),
     (

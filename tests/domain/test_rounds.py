@@ -18,6 +18,16 @@ TABLE = {
     (Phase.COLLECTING, Event.MINIMUM_MET): Phase.AGGREGATING,
     (Phase.COLLECTING, Event.MINIMUM_MISSED): Phase.ABANDONED,
     (Phase.COLLECTING, Event.CANCELLED): Phase.ABANDONED,
+    (Phase.COLLECTING, Event.GATHERED): Phase.SHARING,
+    (Phase.SHARING, Event.SHARED): Phase.MASKING,
+    (Phase.SHARING, Event.MINIMUM_MISSED): Phase.ABANDONED,
+    (Phase.SHARING, Event.CANCELLED): Phase.ABANDONED,
+    (Phase.MASKING, Event.MASKED): Phase.UNMASKING,
+    (Phase.MASKING, Event.MINIMUM_MISSED): Phase.ABANDONED,
+    (Phase.MASKING, Event.CANCELLED): Phase.ABANDONED,
+    (Phase.UNMASKING, Event.REVEALED): Phase.AGGREGATING,
+    (Phase.UNMASKING, Event.MINIMUM_MISSED): Phase.ABANDONED,
+    (Phase.UNMASKING, Event.CANCELLED): Phase.ABANDONED,
     (Phase.AGGREGATING, Event.CLAIMED): Phase.AGGREGATING,
     (Phase.AGGREGATING, Event.HANDED_BACK): Phase.AGGREGATING,
     (Phase.AGGREGATING, Event.RELEASED): Phase.COMMITTED,
@@ -26,13 +36,20 @@ TABLE = {
 }
 PRODUCT = list(itertools.product(Phase, Event))
 NOW = OPENED + dt.timedelta(seconds=30)
+STEP_S = 9
+PAUSES_S = {
+    Event.CLAIMED: 15,
+    Event.HANDED_BACK: 5,
+    **dict.fromkeys((Event.GATHERED, Event.SHARED, Event.MASKED), STEP_S),
+}
+SECURE = dataclasses.replace(POLICY, step_s=STEP_S)
 
 
 @pytest.mark.parametrize(("phase", "event"), [p for p in PRODUCT if p in TABLE])
 def test_a_listed_event_leads_to_its_phase(phase: Phase, event: Event) -> None:
-    before = round_in(phase, claims=2)
+    before = round_in(phase, claims=2, policy=SECURE)
     after = before.after(event, now=NOW)
-    pause_s = {Event.CLAIMED: 15, Event.HANDED_BACK: 5}.get(event, 0)
+    pause_s = PAUSES_S.get(event, 0)
     is_closed = TABLE[phase, event] in {Phase.COMMITTED, Phase.ABANDONED}
     assert after == dataclasses.replace(
         before,
@@ -43,7 +60,7 @@ def test_a_listed_event_leads_to_its_phase(phase: Phase, event: Event) -> None:
         revision=6,
     )
     assert after.is_terminal == is_closed
-    assert before == round_in(phase, claims=2)
+    assert before == round_in(phase, claims=2, policy=SECURE)
 
 
 @pytest.mark.parametrize(("phase", "event"), [p for p in PRODUCT if p not in TABLE])
@@ -149,6 +166,22 @@ def test_what_is_due_follows_from_results_and_time(
     assert due is event
     if due is not None:
         assert round_.after(due, now=now).phase is not Phase.COLLECTING
+
+
+@pytest.mark.parametrize(
+    ("accepted", "now", "event"),
+    [
+        (1, DEADLINE, Event.MINIMUM_MISSED),
+        (3, EARLY, None),
+        (3, DEADLINE, Event.GATHERED),
+        (4, OPENED, Event.GATHERED),
+    ],
+)
+def test_under_secure_aggregation_those_who_joined_gather(
+    accepted: int, now: dt.datetime, event: Event | None
+) -> None:
+    round_ = round_in(Phase.COLLECTING, policy=SECURE)
+    assert due_event(round_, now=now, accepted=accepted, goal=4) is event
 
 
 @pytest.mark.parametrize(

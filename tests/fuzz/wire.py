@@ -17,6 +17,7 @@ from coordinator.protocol import (
     first_weights,
     manifest,
     messages,
+    plan_training,
     plans,
     problems,
     tensors,
@@ -37,7 +38,7 @@ def _updates() -> Sequence[bytes]:
         update_body(
             np.linspace(-1, 1, 10, dtype=np.float32),
             examples=3,
-            update=plans.UpdatePlan(encoding=name, topk_share=0.5),
+            update=plan_training.UpdatePlan(encoding=name, topk_share=0.5),
         )
         for name in deltas.NAMES
     ]

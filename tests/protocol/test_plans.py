@@ -87,6 +87,13 @@ BOUNDS: dict[str, tuple[float, float, float | None, float | None]] = {
     "privacy.sampling_rate": (1e-5, 9e-6, 1 - 2**-53, 1),
     "privacy.cap": (25, 0, 100_000, 100_001),  # 25 is the least minimum by default
     "privacy.bands": (2, 1, 256, 257),
+    "secagg.clip_norm": (1e-6, 9e-7, 1e6, 1_000_000.1),
+    "secagg.max_examples": (1, 0, MAX_EXAMPLES, MAX_EXAMPLES + 1),
+    "secagg.dropout": (0, -TINY, 0.45, 0.46),
+    "secagg.collusion": (0.05, 0.049, 0.4, 0.41),
+    "secagg.cohort_size": (5, 4, 200, 201),
+    "secagg.cohort_minimum": (5, 4, 25, 201),  # 25 is the least minimum by default
+    "secagg.step_s": (TINY, 0, 86_400, 86_400.1),
     "reference.held_out_accuracy": (0, -TINY, 1, 1.0001),
 }
 #: What a plan must say beside a field for the field to be of use.
@@ -146,6 +153,8 @@ def toml(field: str, value: object) -> str:
     company = COMPANY.get(field, "")
     if table == "gate" and key != "max_loss_rise":
         company = "max_loss_rise = 1.0"
+    if table == "secagg" and key != "clip_norm":
+        company = "clip_norm = 1.0"
     before = "[participation]\nmin_separation = 256\n" if key == "bands" else ""
     if not table:
         return f"{key} = {text}\n"

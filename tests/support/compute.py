@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from coordinator.compute import accountant
 from coordinator.compute.accountant import Accountant
@@ -53,6 +54,19 @@ class NumpyCompute:
         assert state is None or len(state) == size * 8
         return self._private.fold(
             updates, settings, size=size, clip_norm=None, on_progress=on_progress
+        )
+
+    def fold_sum_privately(
+        self,
+        total: npt.NDArray[np.int64],
+        settings: PrivateFold,
+        *,
+        clip_norm: float,
+        bits: int,
+        on_progress: Callable[[int], None],
+    ) -> Folded:
+        return self._private.fold_sum(
+            total, settings, clip_norm=clip_norm, bits=bits, on_progress=on_progress
         )
 
     def epsilon(

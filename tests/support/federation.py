@@ -22,9 +22,10 @@ from coordinator.protocol.plan_rounds import (
     ParticipationPlan,
     RoundPlan,
 )
+from coordinator.protocol.plan_secagg import SecAggPlan
 from coordinator.protocol.plan_server import GatePlan, ServerPlan
-from coordinator.protocol.plan_training import TrainingPlan
-from coordinator.protocol.plans import Plan, UpdatePlan
+from coordinator.protocol.plan_training import TrainingPlan, UpdatePlan
+from coordinator.protocol.plans import Plan
 from coordinator.protocol.vocabulary import FailureReason, WaitReason
 from coordinator.store import rounds as stored_rounds
 from coordinator.store.blobs import BlobStore
@@ -51,6 +52,7 @@ def plan(
     asynchronous: AsynchronousPlan | None = None,
     participation: ParticipationPlan | None = None,
     privacy: PrivacyPlan | None = None,
+    secagg: SecAggPlan | None = None,
     **round_: Any,  # noqa: ANN401 - any field of RoundPlan
 ) -> Plan:
     """A plan for two devices: a lease lasts 60 s, a round 120 s, two attempts."""
@@ -68,6 +70,7 @@ def plan(
         gate=gate,
         participation=participation or ParticipationPlan(),
         privacy=privacy,
+        secagg=secagg,
     )
 
 

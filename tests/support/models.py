@@ -16,7 +16,7 @@ from coordinator.protocol.manifest import (
     TensorSpec,
     Vector,
 )
-from coordinator.protocol.plans import UpdatePlan
+from coordinator.protocol.plan_training import UpdatePlan
 
 TRAIN = b"a training graph"
 INFER = bytes(range(64)) + bytes(4 * 10) + b"the end"

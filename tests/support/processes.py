@@ -225,6 +225,7 @@ class FixedDevice:
         self._number = number
         self._manifest = manifest
         enrolment = self._send("POST", paths.DEVICES, json={"name": f"{number}"})
+        self.device_id: str = enrolment.json()["device_id"]
         token = enrolment.json()["token"]
         self.headers = {"Authorization": f"Bearer {token}"}
 

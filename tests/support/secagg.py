@@ -72,6 +72,10 @@ class Gathering:
     def everybody(self) -> set[int]:
         return {*self.states}
 
+    @property
+    def packed(self) -> dict[int, bytes]:
+        return {index: dealing.packed() for index, dealing in self.dealings.items()}
+
     def roster(self, index: int) -> Roster:
         return over_the_wire(self.cohort.roster(index))
 
@@ -86,7 +90,7 @@ class Gathering:
 
     def mask(self, indices: Collection[int]) -> None:
         for index in self.sharers & {*indices}:
-            inbox = stages.inbox(self.cohort, self.sharers, self.dealings, index)
+            inbox = stages.inbox(self.cohort, self.sharers, self.packed, index)
             self.states[index], self.bodies[index] = device.mask(
                 restored(self.states[index]), over_the_wire(inbox), self.vectors[index]
             )

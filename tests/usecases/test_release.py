@@ -10,7 +10,7 @@ from coordinator.domain.tasks import Status
 from coordinator.protocol import encodings
 from coordinator.protocol.plan_rounds import EvaluationPlan
 from coordinator.protocol.plan_server import ServerPlan
-from coordinator.protocol.plans import UpdatePlan
+from coordinator.protocol.plan_training import UpdatePlan
 from coordinator.protocol.vocabulary import Kind
 from coordinator.store.engine import StaleWrite
 from coordinator.usecases import models, registry, tasks

@@ -13,7 +13,7 @@ import struct
 from typing import Annotated, Final, Literal
 
 import pydantic
-from pydantic import Field
+from pydantic import AwareDatetime, Field
 
 from coordinator.protocol.device_keys import MAX_CHARACTERS
 from coordinator.protocol.manifest import Name, Record, Request, Sha256, example
@@ -90,8 +90,8 @@ class Session(Record):
 
     id: Id = Field(description="A device gives its keys once for each.")
     task: Name
-    round: int = Field(ge=1, lt=2**31)
-    attempt: int = Field(ge=1, lt=2**31)
+    round: int = Field(ge=1, lt=2**31, description="Number within the task.")
+    attempt: int = Field(ge=1, lt=2**31, description="Attempt at that round.")
     model_sha256: Sha256 = Field(description="Of the weights that they started from.")
     plan_sha256: Sha256 = Field(description="Of the plan that they followed.")
 
@@ -127,7 +127,7 @@ class Announcement(Request):
 class Member(Record):
     """A device of a cohort, as it announced itself."""
 
-    device: Id
+    device: Id = Field(description="Names the device.")
     identity: str | None = Field(
         max_length=MAX_CHARACTERS,
         description="Its device key: base64 of the DER SubjectPublicKeyInfo.",
@@ -156,9 +156,11 @@ class CohortManifest(Record):
     share, and its masks do not cancel.
     """
 
-    cohort: Id
+    cohort: Id = Field(description="Names it in the history.")
     session: Session
-    devices: int = Field(ge=MIN_DEVICES, le=MAX_DEVICES)
+    devices: int = Field(
+        ge=MIN_DEVICES, le=MAX_DEVICES, description="How many are in it."
+    )
     minimum: int = Field(
         ge=MIN_DEVICES, le=MAX_DEVICES, description="Survivors that a sum is made of."
     )
@@ -223,11 +225,27 @@ class SealedShares(Request):
 class Dealing(Request):
     """A device's shares for all of its neighbours."""
 
+    model_config = example(
+        shares=[
+            {
+                "peer": 3,
+                "sealed": "A" * 126 + "==",
+            }
+        ]
+    )
+
     shares: tuple[SealedShares, ...] = Field(
         max_length=MAX_DEVICES,
         strict=False,  # JSON has lists and no tuples
         description="In rising order of peers.",
     )
+
+    def packed(self) -> bytes:
+        """Return the sealed shares one after the other, as the coordinator keeps them.
+
+        For whom they are follows from who dealt them.
+        """
+        return b"".join(each.sealed for each in self.shares)
 
 
 class Inbox(Record):
@@ -260,8 +278,53 @@ class RevealedShare(Request):
 class Reveal(Request):
     """Of each survivor the share of its own mask, of each other that of its key."""
 
+    model_config = example(
+        shares=[
+            {
+                "peer": 3,
+                "of": "own_mask",
+                "share": "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
+            }
+        ]
+    )
+
     shares: tuple[RevealedShare, ...] = Field(
         max_length=MAX_DEVICES,
         strict=False,  # JSON has lists and no tuples
         description="In rising order of peers.",
     )
+
+
+class Joined(Record):
+    """The device is in the round. Its keys count; it must not make others for it."""
+
+    assignment: Id
+    joined_at: AwareDatetime = Field(description="From then on it has no lease.")
+
+
+class _Answer(Record):
+    """What was asked for, or how long to wait."""
+
+    retry_after_s: float | None = Field(
+        ge=0,
+        allow_inf_nan=False,
+        description="Seconds to the next question; absent with an answer.",
+    )
+
+
+class RosterAnswer(_Answer):
+    """The device's cohort, once it is formed."""
+
+    roster: Roster | None
+
+
+class InboxAnswer(_Answer):
+    """The neighbours' shares, once all have dealt that will."""
+
+    inbox: Inbox | None
+
+
+class SurvivorsAnswer(_Answer):
+    """Whose vectors are summed, once all have come that will."""
+
+    survivors: Survivors | None

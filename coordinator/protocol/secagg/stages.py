@@ -9,7 +9,13 @@ from collections.abc import Collection, Mapping
 from typing import TypeAlias
 
 from coordinator.protocol.secagg.cohort import Cohort
-from coordinator.protocol.secagg.messages import Dealing, Inbox, Reveal, SealedShares
+from coordinator.protocol.secagg.messages import (
+    SEALED_BYTES,
+    Dealing,
+    Inbox,
+    Reveal,
+    SealedShares,
+)
 from coordinator.protocol.secagg.refusals import (
     AbortReason,
     CohortAborted,
@@ -62,7 +68,7 @@ def choose_sharers(cohort: Cohort, dealt: Collection[int]) -> Indices:
 def inbox(
     cohort: Cohort,
     sharers: Collection[int],
-    dealings: Mapping[int, Dealing],
+    dealings: Mapping[int, bytes],
     index: int,
 ) -> Inbox:
     """Return what its neighbours dealt to one device.
@@ -70,15 +76,16 @@ def inbox(
     Args:
         cohort: The cohort.
         sharers: As chosen.
-        dealings: At least those of the device's neighbours among the sharers.
+        dealings: Packed, and checked when they came; at least those of the device's
+            neighbours among the sharers.
         index: The device, one of the sharers.
     """
     shares = []
     for peer in cohort.neighbours[index]:
         if peer not in sharers:
             continue
-        place = cohort.neighbours[peer].index(index)
-        sealed = dealings[peer].shares[place].sealed
+        start = cohort.neighbours[peer].index(index) * SEALED_BYTES
+        sealed = dealings[peer][start : start + SEALED_BYTES]
         shares.append(SealedShares(peer=peer, sealed=sealed))
     return Inbox(shares=tuple(shares))
 
@@ -119,6 +126,22 @@ def waiting_for(
         for index in sharers
         if len(given.intersection(cohort.neighbours[index])) < cohort.manifest.threshold
     )
+
+
+def insist_revealed(
+    cohort: Cohort, sharers: Collection[int], revealed: Collection[int]
+) -> None:
+    """Check, when no more shares are to come, that those there are unmask the sum.
+
+    Raises:
+        CohortAborted: Someone's secret cannot be rebuilt.
+    """
+    if short := waiting_for(cohort, sharers, revealed):
+        raise CohortAborted(
+            AbortReason.TOO_FEW_REVEALED,
+            f"of {len(short)} devices fewer than {cohort.manifest.threshold} shares "
+            "were revealed",
+        )
 
 
 def check_reveal(

@@ -50,7 +50,9 @@ class Encoding(Record):
         ge=_MIN_BITS, le=_MAX_BITS, description="`clip_norm` becomes 2**bits."
     )
     max_devices: int = Field(ge=1, description="Summands that a sum has at most.")
-    weighting: Literal["examples", "uniform"]
+    weighting: Literal["examples", "uniform"] = Field(
+        description="By examples, at most `max_examples`, or each device alike."
+    )
     max_examples: int = Field(
         ge=1, le=MAX_EXAMPLES, description="From so many on, the weight is 1."
     )

@@ -57,7 +57,7 @@ def masked(devices: int = 8, lost: frozenset[int] = frozenset()) -> secagg.Gathe
 
 
 def inbox_of(gathering: secagg.Gathering, index: int = DEVICE) -> Inbox:
-    return stages.inbox(gathering.cohort, gathering.sharers, gathering.dealings, index)
+    return stages.inbox(gathering.cohort, gathering.sharers, gathering.packed, index)
 
 
 def with_manifest(roster: Roster, **changes: object) -> Roster:
