@@ -26,11 +26,26 @@ from coordinator.protocol import deltas, digests, encodings
 from coordinator.protocol.keystream import KEY_BYTES
 from coordinator.protocol.manifest import Manifest, Vector
 from coordinator.protocol.plan_training import TrainingPlan
+from coordinator.protocol.secagg import cohort, parameters, stages, summands
+from coordinator.protocol.secagg import device as secagg
+from coordinator.protocol.secagg.messages import Session
+from coordinator.protocol.secagg.scrutiny import Policy
+from coordinator.protocol.secagg.summands import Encoding
 from device_sim.data import sample
 from device_sim.trainer import Model, Trainer
 
 _MODEL: Final = pathlib.Path(tflite_models.__file__).parent / "artefacts" / "cnn"
 _COHORT: Final = 50  # whose updates are summed
+_MASKED_WITH: Final = 5  # devices of a cohort, the fewest
+_BITS: Final = 23  # as cohorts of 200 have
+_SESSION: Final = Session(
+    id="0" * 32,
+    task="attack",
+    round=1,
+    attempt=1,
+    model_sha256="0" * 64,
+    plan_sha256="0" * 64,
+)
 _PLAN: Final = TrainingPlan(learning_rate=0.1, batch_size=1, epochs=1)
 
 
@@ -52,6 +67,7 @@ def main(
             "one update, f32": devices.seen_as(device, "f32"),
             "one update, q8": devices.seen_as(device, "q8"),
             "one update, topk 10 %": devices.seen_as(device, "topk"),
+            "one update, masked": devices.seen_masked(device),
             f"sum of {_COHORT}": whole + devices.update(device).delta,
             f"noisy sum of {_COHORT}": devices.noisy_sum_of([device, *others]),
         }
@@ -120,6 +136,49 @@ class Victims:
             rng=np.random.default_rng(device),
         )
         return encodings.read_delta(self.manifest, body)
+
+    def seen_masked(self, device: int) -> Vector:
+        """Return what comes in of a device in a cohort of secure aggregation.
+
+        Read as if it was not masked: as whole numbers of the clip norm's unit.
+        """
+        update = self.update(device)
+        encoding = Encoding(
+            size=self.manifest.trainable_size,
+            clip_norm=float(np.linalg.norm(update.delta)),
+            bits=_BITS,
+            max_devices=_MASKED_WITH,
+            weighting="uniform",
+            max_examples=1,
+        )
+        states = [
+            secagg.join(_SESSION, secrets.token_hex(16), None)
+            for _ in range(_MASKED_WITH)
+        ]
+        formed = cohort.form(
+            secrets.token_hex(16),
+            _SESSION,
+            [
+                cohort.admit(_SESSION, state.device, None, state.announcement)
+                for state in states
+            ],
+            parameters=parameters.choose(_MASKED_WITH, dropout=0.0, collusion=0.05),
+            encoding=encoding,
+            minimum=_MASKED_WITH,
+        )
+        dealings = {}
+        for place, state in enumerate(states):
+            index = formed.indices[state.device]
+            states[place], dealing = secagg.deal(state, formed.roster(index), Policy())
+            dealings[index] = dealing.packed()
+        victim = formed.indices[states[0].device]
+        inbox = stages.inbox(formed, dealings.keys(), dealings, victim)
+        vector = summands.encode(
+            update.delta, update, encoding, key=secrets.token_bytes(KEY_BYTES)
+        )
+        _, body = secagg.mask(states[0], inbox, vector)
+        masked = np.frombuffer(body, "<i4")[: encoding.size]
+        return (masked * (encoding.clip_norm / (1 << _BITS))).astype(np.float32)
 
     def sum_of(self, devices: Iterable[int]) -> Vector:
         """Return the sum of the deltas of many."""
