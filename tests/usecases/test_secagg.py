@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from coordinator.domain import privacy_statement
 from coordinator.domain.errors import (
@@ -18,6 +19,8 @@ from coordinator.domain.errors import (
 )
 from coordinator.domain.rounds import Phase
 from coordinator.domain.tasks import Status
+from coordinator.domain.uploads import Whole
+from coordinator.protocol import device_keys, digests
 from coordinator.protocol.encodings import Report
 from coordinator.protocol.plan_privacy import PrivacyPlan
 from coordinator.protocol.plan_rounds import EvaluationPlan
@@ -29,9 +32,17 @@ from coordinator.protocol.secagg.refusals import (
     WrongShares,
     WrongVector,
 )
-from coordinator.protocol.vocabulary import Kind
+from coordinator.protocol.vocabulary import Kind, WaitReason
 from coordinator.store import secagg as stored
-from coordinator.usecases import privacy, rounds, secagg, tasks
+from coordinator.usecases import devices as devices_
+from coordinator.usecases import (
+    participation,
+    privacy,
+    rounds,
+    secagg,
+    tasks,
+    uploads,
+)
 from tests.support.federation import Federation
 from tests.support.models import update_body
 from tests.support.secure_rounds import (
@@ -347,6 +358,19 @@ def test_the_task_stops_when_no_attempt_has_a_sum(federation: Federation) -> Non
     assert "secure aggregation" in (federation.task().reason or "")
 
 
+def test_who_trains_still_when_enough_have_joined_loses_its_place(
+    federation: Federation,
+) -> None:
+    federation.start(settings=secure(over_select=0.5))
+    slow = SecureDevice.come(federation, [1.0] * SIZE)
+    gather(federation)
+    assert federation.counts(1) == (0, 6, 0, 1)
+    with pytest.raises(RoundClosed):
+        slow.join()
+    work = federation.check_in(slow.names["device_id"])
+    assert work is WaitReason.NO_OPEN_ROUND
+
+
 # Order, and again
 
 
@@ -550,6 +574,88 @@ def test_no_update_in_the_clear_is_taken(federation: Federation) -> None:
     with pytest.raises(RoundClosed, match="takes no vector"):
         federation.submit(work, update_body([1.0] * SIZE))
     assert federation.state() == before
+
+
+def test_keys_must_be_signed_by_the_devices_own(federation: Federation) -> None:
+    federation.start(settings=secure())
+    signers = [ed25519.Ed25519PrivateKey.generate() for _ in range(2)]
+    device_, _ = devices_.enrol(
+        federation.store,
+        devices_.Applicant(key=device_keys.of(signers[0].public_key())),
+        now=federation.clock.now(),
+    )
+    one = SecureDevice.come(federation, [1.0] * SIZE, device_id=device_.id)
+    for signer in (None, signers[1]):
+        one.state = device.join(one.state.session, device_.id, signer)
+        with pytest.raises(KeysRefused):
+            one.join()
+    one.state = device.join(one.state.session, device_.id, signers[0])
+    one.join()
+
+
+def test_a_masked_vector_may_come_in_parts(federation: Federation) -> None:
+    federation.start(settings=secure())
+    devices = gather(federation)
+    deal(devices)
+    body = devices[0].masked()
+    whole = Whole(
+        assignment_id=devices[0].names["assignment_id"],
+        sha256=digests.sha256_hex(body),
+        coding="identity",
+        length=len(body),
+    )
+    expected = participation.expect_update(
+        federation.store, **devices[0].names, now=federation.clock.now()
+    )
+    first, rest = federation.blobs.new_incoming(), federation.blobs.new_incoming()
+    first.write_bytes(body[:25])
+    rest.write_bytes(body[25:])
+    room = uploads.Room(all_bytes=1 << 20, upload_bytes=1 << 20)
+    store, blobs = federation.store, federation.blobs
+    begun = uploads.begin(store, blobs, expected, whole, first, room=room)
+    assert begun.offset == 25
+    # The lease is over; the round waits for the vector all the same.
+    assert uploads.sweep(store, blobs, now=federation.clock.now()) == 0
+    accepted = uploads.complete(
+        store,
+        blobs,
+        expected,
+        begun,
+        rest,
+        device_id=devices[0].names["device_id"],
+        now=federation.clock.now(),
+    )
+    assert accepted.update.size_bytes == len(body)
+    send(devices[1:])
+    assert phase(federation) is Phase.UNMASKING
+
+
+def test_parts_of_a_vector_that_came_too_late_are_deleted(
+    federation: Federation,
+) -> None:
+    federation.start(settings=secure())
+    devices = gather(federation)
+    deal(devices)
+    body = devices[0].masked()
+    whole = Whole(
+        assignment_id=devices[0].names["assignment_id"],
+        sha256=digests.sha256_hex(body),
+        coding="identity",
+        length=len(body),
+    )
+    expected = participation.expect_update(
+        federation.store, **devices[0].names, now=federation.clock.now()
+    )
+    first = federation.blobs.new_incoming()
+    first.write_bytes(body[:25])
+    room = uploads.Room(all_bytes=1 << 20, upload_bytes=1 << 20)
+    store, blobs = federation.store, federation.blobs
+    uploads.begin(store, blobs, expected, whole, first, room=room)
+    send(devices[1:])
+    federation.clock.advance(STEP_S)
+    federation.advance()
+    assert uploads.sweep(store, blobs, now=federation.clock.now()) == 1
+    assert federation.rows()["partial_uploads"] == []
 
 
 # What is decided, and what is kept
