@@ -15,13 +15,13 @@ from coordinator.protocol.vocabulary import Kind, WaitReason
 from coordinator.store import (
     assignments,
     devices,
-    events,
     models,
     privacy,
     rounds,
     tasks,
 )
 from coordinator.store.engine import Store, Transaction
+from coordinator.usecases import reporting
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,12 +187,5 @@ def _note(
     round_: Round,
     now: dt.datetime,
 ) -> None:
-    events.append_of(
-        tx,
-        happening,
-        round_,
-        now=now,
-        device=assignment.device_id,
-        assignment=assignment.id,
-        **({"kind": round_.kind} if round_.kind is Kind.EVALUATE else {}),
-    )
+    kind = {"kind": round_.kind} if round_.kind is Kind.EVALUATE else {}
+    reporting.note(tx, happening, round_, assignment, now, **kind)

@@ -73,9 +73,9 @@ def note(
     round_: Round,
     assignment: Assignment,
     now: dt.datetime,
-    **data: int,
+    **data: int | str,
 ) -> None:
-    """Note what a device did in a round."""
+    """Note what became of a device in a round."""
     events.append_of(
         tx,
         happening,

@@ -19,7 +19,7 @@ from coordinator.domain.errors import (
 )
 from coordinator.domain.rounds import Phase
 from coordinator.domain.tasks import Status
-from coordinator.domain.uploads import Whole
+from coordinator.domain.uploads import PartialUpload, Whole
 from coordinator.protocol import device_keys, digests
 from coordinator.protocol.encodings import Report
 from coordinator.protocol.plan_privacy import PrivacyPlan
@@ -43,6 +43,7 @@ from coordinator.usecases import (
     tasks,
     uploads,
 )
+from coordinator.usecases.participation import Expected
 from tests.support.federation import Federation
 from tests.support.models import update_body
 from tests.support.secure_rounds import (
@@ -593,39 +594,50 @@ def test_keys_must_be_signed_by_the_devices_own(federation: Federation) -> None:
     one.join()
 
 
-def test_a_masked_vector_may_come_in_parts(federation: Federation) -> None:
-    federation.start(settings=secure())
-    devices = gather(federation)
-    deal(devices)
-    body = devices[0].masked()
+def begin_to_send(one: SecureDevice) -> tuple[Expected, PartialUpload, bytes]:
+    """Send the first bytes of a masked vector; returns those that are left, too."""
+    federation, body = one.federation, one.masked()
     whole = Whole(
-        assignment_id=devices[0].names["assignment_id"],
+        assignment_id=one.names["assignment_id"],
         sha256=digests.sha256_hex(body),
         coding="identity",
         length=len(body),
     )
     expected = participation.expect_update(
-        federation.store, **devices[0].names, now=federation.clock.now()
+        federation.store, **one.names, now=federation.clock.now()
     )
-    first, rest = federation.blobs.new_incoming(), federation.blobs.new_incoming()
+    first = federation.blobs.new_incoming()
     first.write_bytes(body[:25])
-    rest.write_bytes(body[25:])
     room = uploads.Room(all_bytes=1 << 20, upload_bytes=1 << 20)
-    store, blobs = federation.store, federation.blobs
-    begun = uploads.begin(store, blobs, expected, whole, first, room=room)
-    assert begun.offset == 25
-    # The lease is over; the round waits for the vector all the same.
-    assert uploads.sweep(store, blobs, now=federation.clock.now()) == 0
+    begun = uploads.begin(
+        federation.store, federation.blobs, expected, whole, first, room=room
+    )
+    return expected, begun, body[25:]
+
+
+def sweep(federation: Federation) -> int:
+    now = federation.clock.now()
+    return uploads.sweep(federation.store, federation.blobs, now=now)
+
+
+def test_a_masked_vector_may_come_in_parts(federation: Federation) -> None:
+    federation.start(settings=secure())
+    devices = gather(federation)
+    deal(devices)
+    expected, begun, left = begin_to_send(devices[0])
+    assert sweep(federation) == 0  # the lease is over, and the round waits all the same
+    rest = federation.blobs.new_incoming()
+    rest.write_bytes(left)
     accepted = uploads.complete(
-        store,
-        blobs,
+        federation.store,
+        federation.blobs,
         expected,
         begun,
         rest,
         device_id=devices[0].names["device_id"],
         now=federation.clock.now(),
     )
-    assert accepted.update.size_bytes == len(body)
+    assert accepted.update.size_bytes == 25 + len(left)
     send(devices[1:])
     assert phase(federation) is Phase.UNMASKING
 
@@ -636,25 +648,11 @@ def test_parts_of_a_vector_that_came_too_late_are_deleted(
     federation.start(settings=secure())
     devices = gather(federation)
     deal(devices)
-    body = devices[0].masked()
-    whole = Whole(
-        assignment_id=devices[0].names["assignment_id"],
-        sha256=digests.sha256_hex(body),
-        coding="identity",
-        length=len(body),
-    )
-    expected = participation.expect_update(
-        federation.store, **devices[0].names, now=federation.clock.now()
-    )
-    first = federation.blobs.new_incoming()
-    first.write_bytes(body[:25])
-    room = uploads.Room(all_bytes=1 << 20, upload_bytes=1 << 20)
-    store, blobs = federation.store, federation.blobs
-    uploads.begin(store, blobs, expected, whole, first, room=room)
+    begin_to_send(devices[0])
     send(devices[1:])
     federation.clock.advance(STEP_S)
     federation.advance()
-    assert uploads.sweep(store, blobs, now=federation.clock.now()) == 1
+    assert sweep(federation) == 1
     assert federation.rows()["partial_uploads"] == []
 
 
