@@ -27,7 +27,7 @@ minimum = 5
 clip_norm = 8.0
 max_examples = 50
 dropout = 0.25
-step_s = 6
+step_s = 10
 """
 
 
