@@ -248,10 +248,9 @@ def test_a_private_release_is_paid_for_once_whoever_is_killed(
     privacy = {"population": 1000, "delta": 1e-5, "noise_multiplier": 4.0}
     run.create_task(privacy=privacy)
     for round_number in range(1, ROUNDS + 1):
-        for count, done in enumerate(run.take_part(), start=1):
+        coordinator.kill("worker")  # it must not see the last update
+        for done in run.take_part():
             done.result()
-            if count == 1:  # long before the last, which it must not see
-                coordinator.kill("worker")
         with HeldBack(last_to_be_folded(coordinator)) as update:
             coordinator.start("worker")
             wait_until(update.is_being_read, "the worker to fold")
