@@ -6,39 +6,30 @@ and back, so that a killed device goes on where it was: the same check-in (same
 Idempotency-Key), the same assignment, the same body. What a step did is its answer.
 """
 
-import base64
 import contextlib
 import dataclasses
-import enum
-import json
-import logging
 import uuid
 from collections.abc import Mapping
-from typing import Final, Self
+from typing import Final
 
-import numpy as np
-
-from coordinator.protocol import encodings, problems
+from coordinator.protocol import problems
 from coordinator.protocol.manifest import Vector
 from coordinator.protocol.messages import (
     Assignment,
     Capabilities,
     EnrolRequest,
-    EvaluationReport,
     FailureReport,
-    PersonalizedSums,
 )
-from coordinator.protocol.secagg import summands
-from coordinator.protocol.secagg.masks import Words
 from coordinator.protocol.secagg.refusals import SecAggRefused
-from coordinator.protocol.secagg.summands import Encoding
 from coordinator.protocol.vocabulary import FailureReason, Kind, WaitReason
 from device_sim import behaviour, cache, client, identity, secure, trainer
 from device_sim.data import Shard
 from device_sim.identity import Credential
+from device_sim.learner import Learner
 from device_sim.residual import Residual
+from device_sim.state import State
+from device_sim.steps import Action, Done, Progressed, Step, Vanished, Waiting
 
-_LOG: Final = logging.getLogger(__name__)
 LONG_POLL_S: Final = 10.0
 _DECLINED_PAUSE_S: Final = 1.0  # by then the swarm knows of the newer round
 _FAILURE_PATIENCE_S: Final = 5.0  # a lost failure report costs a lease, no more
@@ -63,125 +54,6 @@ _REASONS: Final[Mapping[type[Exception], FailureReason]] = {
     trainer.TrainingDiverged: FailureReason.NOT_FINITE,
 }
 _FAILURES: Final = tuple(_REASONS)
-_CANNOT_TUNE: Final = (
-    trainer.GraphFailed,
-    trainer.NoExamples,
-    trainer.TrainingDiverged,
-)
-_RESIDUALS: Final = ("residual", "next_residual")
-
-
-class Action(enum.StrEnum):
-    """What a step did."""
-
-    ENROLLED = "enrolled"
-    CHECKED_IN = "checked_in"  # holds an assignment, or will ask again at once
-    DOWNLOADED = "downloaded"
-    TRAINED = "trained"
-    SCORED = "scored"
-    STEPPED = "stepped"  # took a step of secure aggregation
-    REPORTED = "reported"  # the result was accepted
-    GAVE_UP = "gave_up"  # the assignment ended without an accepted result
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Progressed:
-    """A piece of work is done; step again at once."""
-
-    action: Action
-    assignment: Assignment | None = None
-    why: str | None = None  #: of GAVE_UP
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Waiting:
-    """There is no work; step again after ``seconds``."""
-
-    seconds: float
-    reason: WaitReason | None
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Vanished:
-    """The device took ``assignment`` and went silent; step again once it is over."""
-
-    assignment: Assignment
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Done:
-    """Every task has ended."""
-
-
-Step = Progressed | Waiting | Vanished | Done
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class State:
-    """What a device remembers. Exactly one of key and assignment leads on."""
-
-    check_in_key: str  #: Idempotency-Key of the check-in that is not answered yet
-    device_id: str | None = None
-    token: str | None = dataclasses.field(default=None, repr=False)
-    #: The private key, and whether it and not the token proves who calls.
-    key: str | None = dataclasses.field(default=None, repr=False)
-    signs: bool = False
-    assignment: Assignment | None = None
-    body: bytes | None = dataclasses.field(default=None, repr=False)  #: to be sent
-    body_sha256: str | None = None
-    #: Of secure aggregation: what the device must remember between its steps.
-    part: secure.Part | None = dataclasses.field(default=None, repr=False)
-    contributions: int = 0  #: accepted updates
-    #: What encodings left out of the last accepted update, and of the one to be sent.
-    residual: Residual | None = dataclasses.field(default=None, repr=False)
-    next_residual: Residual | None = dataclasses.field(default=None, repr=False)
-
-    @classmethod
-    def new(cls) -> Self:
-        """Return the state of a device that was never enrolled."""
-        return cls(check_in_key=uuid.uuid4().hex, key=identity.new_key())
-
-    @property
-    def is_enrolled(self) -> bool:
-        """Whether the coordinator knows the device."""
-        return self.device_id is not None
-
-    def to_json(self) -> bytes:
-        """Return the bytes to keep; they hold the device's token and key."""
-        fields = {
-            field.name: getattr(self, field.name) for field in dataclasses.fields(self)
-        }
-        if self.assignment is not None:
-            fields["assignment"] = self.assignment.model_dump(mode="json")
-        if self.body is not None:
-            fields["body"] = base64.b64encode(self.body).decode()
-        if self.part is not None:
-            fields["part"] = self.part.to_fields()
-        for name in _RESIDUALS:
-            if fields[name] is not None:
-                fields[name] = fields[name].to_fields()
-        return json.dumps(fields).encode()
-
-    @classmethod
-    def from_json(cls, content: bytes) -> Self:
-        """Read what ``to_json`` wrote.
-
-        Raises:
-            ValueError: It did not write this.
-        """
-        fields = json.loads(content)
-        if fields["assignment"] is not None:
-            fields["assignment"] = Assignment.model_validate_json(
-                json.dumps(fields["assignment"])
-            )
-        if fields["body"] is not None:
-            fields["body"] = base64.b64decode(fields["body"], validate=True)
-        if fields["part"] is not None:
-            fields["part"] = secure.Part.from_fields(fields["part"])
-        for name in _RESIDUALS:
-            if fields[name] is not None:
-                fields[name] = Residual.from_fields(fields[name])
-        return cls(**fields)
 
 
 class Participant:
@@ -208,13 +80,14 @@ class Participant:
         """
         self.index = index
         self.state = state or State.new()
-        self._shard = shard
+        self._name = f"{shard.name}-{index}"
+        self._learner = Learner(
+            index=index, shard=shard, trainers=trainers, tamper=tamper
+        )
         self._calls = calls
         self._library = library
-        self._trainers = trainers
         self._habits = habits
         self._wait_s = wait_s
-        self._tamper = tamper
         self._enrolment_token = enrolment_token
         key = self.state.key
         self._signer = None if key is None else identity.Signer(key)
@@ -253,10 +126,7 @@ class Participant:
 
     def examples(self, assignment: Assignment) -> int:
         """Return how many examples training goes through, all epochs together."""
-        plan = assignment.training
-        if plan is None:
-            return 0
-        return plan.epochs * min(len(self._shard.train_labels), plan.max_examples)
+        return self._learner.examples(assignment)
 
     async def interrupt(self) -> None:
         """Give the assignment up, as a phone does that is needed for something else."""
@@ -278,7 +148,7 @@ class Participant:
 
     async def _enrol(self) -> Step:
         request = EnrolRequest(
-            name=f"{self._shard.name}-{self.index}"[:80],
+            name=self._name[:80],
             capabilities=Capabilities(),
             enrolment_token=self._enrolment_token,
             public_key=None if self._signer is None else self._signer.key.spki,
@@ -340,32 +210,8 @@ class Participant:
     async def _train(
         self, assignment: Assignment, model: trainer.Model, weights: Vector
     ) -> Step:
-        plan = assignment.training
-        if plan is None:
-            raise client.UnexpectedAnswer("an assignment to train comes without a plan")
-        rng = behaviour.training_generator(
-            seed=assignment.seed, round_number=assignment.round, device=self.index
-        )
-        shard = self._shard
-        residual = self.state.residual
-        of_task = residual is not None and residual.task == assignment.task
-        writing = trainer.Writing(
-            encoding=assignment.encoding,
-            topk_share=assignment.topk_share or 1.0,
-            error_feedback=assignment.error_feedback,
-            residual=residual.values if residual is not None and of_task else None,
-        )
-        trained = await self._trainers.run(
-            model,
-            lambda own: own.train(
-                shard.train_x,
-                shard.train_y,
-                weights=weights,
-                plan=plan,
-                rng=rng,
-                writing=writing,
-                tamper=self._tamper,
-            ),
+        trained = await self._learner.train(
+            assignment, model, weights, residual=self.state.residual
         )
         left_out = None
         if trained.residual is not None:
@@ -385,17 +231,11 @@ class Participant:
         model: trainer.Model,
         weights: Vector,
     ) -> Step:
-        """Score and report in one step: the sums are cheaper than remembering them."""
-        shard = self._shard
-        scored = await self._trainers.run(
-            model, lambda own: own.score(shard.test_x, shard.test_y, weights=weights)
-        )
-        report = EvaluationReport(
-            examples=scored.examples,
-            loss_sum=scored.loss_sum,
-            correct=scored.correct,
-            personalized=await self._personalize(assignment, model, weights),
-        )
+        """Score, and report in one step: the sums are cheaper than remembering them.
+
+        Under secure aggregation they are remembered, for the steps that follow.
+        """
+        report = await self._learner.score(assignment, model, weights)
         if assignment.secagg is not None:
             body = report.model_dump_json().encode()
             self.state = dataclasses.replace(self.state, body=body)
@@ -408,33 +248,6 @@ class Participant:
         )
         self._ask_anew()
         return Progressed(action=Action.SCORED, assignment=assignment)
-
-    async def _personalize(
-        self, assignment: Assignment, model: trainer.Model, weights: Vector
-    ) -> PersonalizedSums | None:
-        """Score a fine-tuned copy, and forget it; none: unasked for, or it failed."""
-        plan, shard = assignment.personalization, self._shard
-        if plan is None:
-            return None
-        rng = behaviour.personalization_generator(
-            seed=assignment.seed, round_number=assignment.round, device=self.index
-        )
-
-        def score_tuned(own: trainer.Trainer) -> trainer.Scored:
-            tuned = own.fine_tune(
-                shard.train_x, shard.train_y, weights=weights, plan=plan, rng=rng
-            )
-            return own.score(shard.test_x, shard.test_y, weights=tuned)
-
-        try:
-            scored = await self._trainers.run(model, score_tuned)
-        except _CANNOT_TUNE as error:
-            _LOG.warning("a device could not fine-tune: %s", error)
-            return None
-        if not scored.loss <= encodings.MAX_LOSS:  # finite weights may make NaN of it
-            _LOG.warning("a device's fine-tuned copy has loss %s", scored.loss)
-            return None
-        return PersonalizedSums(loss_sum=scored.loss_sum, correct=scored.correct)
 
     async def _report(
         self, credential: Credential, assignment: Assignment, body: bytes, sha256: str
@@ -469,13 +282,13 @@ class Participant:
             self._ask_anew()
             return Vanished(assignment=assignment)
         model, _ = self._materials or await self._library.materials(assignment)
-
-        def vector(encoding: Encoding, key: bytes) -> Words:
-            delta, report = _result(model, assignment, body, encoding)
-            return summands.encode(delta, report, encoding, key=key)
-
         taken = await secure.step(
-            part, self._calls, credential, assignment, vector, wait_s=self._wait_s
+            part,
+            self._calls,
+            credential,
+            assignment,
+            secure.Result(manifest=model.manifest, body=body),
+            wait_s=self._wait_s,
         )
         if isinstance(taken, float):
             return Waiting(seconds=taken, reason=None)
@@ -572,20 +385,3 @@ class Participant:
         if self._lease_ends is None:
             self._lease_ends = self._calls.monotonic() + assignment.lease_s
         return self._lease_ends
-
-
-def _result(
-    model: trainer.Model, assignment: Assignment, body: bytes, encoding: Encoding
-) -> tuple[Vector, encodings.Report]:
-    """Return what a body holds as it is summed: an update, or a score alone."""
-    if assignment.kind is Kind.TRAIN:
-        report = encodings.check_update(
-            model.manifest, body, max_examples=encodings.MAX_EXAMPLES
-        )
-        return encodings.read_delta(model.manifest, body), report
-    scored = EvaluationReport.model_validate_json(body)
-    return np.zeros(encoding.size, np.float32), encodings.Report(
-        examples=scored.examples,
-        train_loss=scored.loss_sum / scored.examples,
-        train_accuracy=scored.correct / scored.examples,
-    )

@@ -10,14 +10,16 @@ import base64
 import dataclasses
 import enum
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final, Self, TypeVar
 
-from coordinator.protocol import digests
+import numpy as np
+
+from coordinator.protocol import digests, encodings
 from coordinator.protocol.device_keys import PrivateKey
-from coordinator.protocol.manifest import Record
-from coordinator.protocol.messages import Assignment
-from coordinator.protocol.secagg import device, session
+from coordinator.protocol.manifest import Manifest, Record
+from coordinator.protocol.messages import Assignment, EvaluationReport
+from coordinator.protocol.secagg import device, session, summands
 from coordinator.protocol.secagg.masks import Words
 from coordinator.protocol.secagg.messages import (
     Inbox,
@@ -27,14 +29,12 @@ from coordinator.protocol.secagg.messages import (
 )
 from coordinator.protocol.secagg.scrutiny import Policy
 from coordinator.protocol.secagg.summands import Encoding
+from coordinator.protocol.vocabulary import Kind
 from device_sim import client
 from device_sim.identity import Credential
 
 _POLICY: Final = Policy()
 _R = TypeVar("_R", bound=Record)
-
-#: Lays the result out as whole numbers; the key decides how it is rounded.
-Vector = Callable[[Encoding, bytes], Words]
 
 
 class Stage(enum.StrEnum):
@@ -53,6 +53,31 @@ class Stage(enum.StrEnum):
 ASKS: Final = (Stage.ASK_ROSTER, Stage.ASK_INBOX, Stage.ASK_SURVIVORS)
 #: The masked vector is in; what is left to do helps the others.
 COUNTED: Final = (Stage.ASK_SURVIVORS, Stage.REVEAL, Stage.DONE)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What a device adds to the sum."""
+
+    manifest: Manifest
+    body: bytes  #: an update as it would be sent in the clear, or an evaluation as JSON
+
+    def vector(self, kind: Kind, encoding: Encoding, key: bytes) -> Words:
+        """Lay it out as whole numbers; the key decides how it is rounded."""
+        if kind is Kind.TRAIN:
+            report = encodings.check_update(
+                self.manifest, self.body, max_examples=encodings.MAX_EXAMPLES
+            )
+            delta = encodings.read_delta(self.manifest, self.body)
+            return summands.encode(delta, report, encoding, key=key)
+        scored = EvaluationReport.model_validate_json(self.body)
+        report = encodings.Report(
+            examples=scored.examples,
+            train_loss=scored.loss_sum / scored.examples,
+            train_accuracy=scored.correct / scored.examples,
+        )
+        nothing = np.zeros(encoding.size, np.float32)
+        return summands.encode(nothing, report, encoding, key=key)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +124,7 @@ async def step(
     calls: client.Client,
     credential: Credential,
     assignment: Assignment,
-    vector: Vector,
+    result: Result,
     *,
     wait_s: float,
 ) -> Part | float:
@@ -114,7 +139,7 @@ async def step(
     if part.stage in ASKS:
         return await _ask(part, steps)
     if part.stage is Stage.SEND:
-        return await _mask_and_send(part, steps, vector)
+        return await _mask_and_send(part, steps, result)
     return await _send(part, steps)
 
 
@@ -163,13 +188,15 @@ async def _send(part: Part, steps: "_Steps") -> Part:
     return dataclasses.replace(part, stage=following)
 
 
-async def _mask_and_send(part: Part, steps: "_Steps", vector: Vector) -> Part:
+async def _mask_and_send(part: Part, steps: "_Steps", result: Result) -> Part:
     roster, inbox = part.state.roster, part.inbox
     if roster is None or inbox is None:
         raise ValueError("a vector is masked for a cohort")
 
     def mask() -> tuple[device.State, bytes]:
-        plain = vector(roster.manifest.encoding, part.rounding_key)
+        plain = result.vector(
+            steps.assignment.kind, roster.manifest.encoding, part.rounding_key
+        )
         return device.mask(part.state, inbox, plain)
 
     state, body = await asyncio.to_thread(mask)

@@ -22,7 +22,8 @@ from coordinator.protocol.messages import Assignment
 from coordinator.protocol.operations import TaskState
 from coordinator.protocol.vocabulary import Kind
 from device_sim import behaviour
-from device_sim.participant import Action, Participant, Progressed
+from device_sim.participant import Participant
+from device_sim.steps import Action, Progressed
 from device_sim.swarm import Tally
 from device_sim.trace import Profile
 

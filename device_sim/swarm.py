@@ -14,14 +14,8 @@ from typing import Final
 
 from coordinator.protocol.messages import Assignment
 from coordinator.protocol.vocabulary import Kind
-from device_sim.participant import (
-    Action,
-    Done,
-    Participant,
-    Progressed,
-    Vanished,
-    Waiting,
-)
+from device_sim.participant import Participant
+from device_sim.steps import Action, Done, Progressed, Vanished, Waiting
 from device_sim.turns import Turns
 
 _LOG: Final = logging.getLogger(__name__)

@@ -15,16 +15,9 @@ from coordinator.protocol.plan_training import TrainingPlan, UpdatePlan
 from coordinator.protocol.vocabulary import FailureReason, Kind
 from device_sim import behaviour, cache, client, secure, trainer
 from device_sim.data import Shard
-from device_sim.participant import (
-    Action,
-    Done,
-    Participant,
-    Progressed,
-    State,
-    Step,
-    Vanished,
-    Waiting,
-)
+from device_sim.participant import Participant
+from device_sim.state import State
+from device_sim.steps import Action, Done, Progressed, Step, Vanished, Waiting
 from tests.device_sim.fake_coordinator import FakeCoordinator
 
 
