@@ -4,6 +4,7 @@ A question is held back for up to ``wait_s`` seconds until its answer is there.
 """
 
 import asyncio
+import functools
 from collections.abc import Callable
 from typing import Annotated, Final, TypeVar
 
@@ -95,14 +96,10 @@ async def get_roster(
     wait_s: Wait = 0.0,
 ) -> RosterAnswer:
     """Get the cohort's manifest and the keys of the neighbours, once it is formed."""
-    found = await _ask(
-        given,
-        lambda: secagg.roster(
-            given.store, device_id=device_id, assignment_id=assignment_id
-        ),
-        wait_s,
-    )
-    return RosterAnswer(roster=found, retry_after_s=_pause(found))
+    names = {"device_id": device_id, "assignment_id": assignment_id}
+    look = functools.partial(secagg.roster, given.store, **names)
+    found, pause_s = await _ask(given, look, wait_s)
+    return RosterAnswer(roster=found, retry_after_s=pause_s)
 
 
 @router.post(
@@ -144,14 +141,10 @@ async def get_inbox(
     wait_s: Wait = 0.0,
 ) -> InboxAnswer:
     """Get what neighbours dealt; mask the vector with those, and post it."""
-    found = await _ask(
-        given,
-        lambda: secagg.inbox(
-            given.store, device_id=device_id, assignment_id=assignment_id
-        ),
-        wait_s,
-    )
-    return InboxAnswer(inbox=found, retry_after_s=_pause(found))
+    names = {"device_id": device_id, "assignment_id": assignment_id}
+    look = functools.partial(secagg.inbox, given.store, **names)
+    found, pause_s = await _ask(given, look, wait_s)
+    return InboxAnswer(inbox=found, retry_after_s=pause_s)
 
 
 @router.get(
@@ -166,14 +159,10 @@ async def get_survivors(
     wait_s: Wait = 0.0,
 ) -> SurvivorsAnswer:
     """Get the places of those whose vectors came in."""
-    found = await _ask(
-        given,
-        lambda: secagg.survivors(
-            given.store, device_id=device_id, assignment_id=assignment_id
-        ),
-        wait_s,
-    )
-    return SurvivorsAnswer(survivors=found, retry_after_s=_pause(found))
+    names = {"device_id": device_id, "assignment_id": assignment_id}
+    look = functools.partial(secagg.survivors, given.store, **names)
+    found, pause_s = await _ask(given, look, wait_s)
+    return SurvivorsAnswer(survivors=found, retry_after_s=pause_s)
 
 
 @router.post(
@@ -205,18 +194,20 @@ async def reveal(
 
 async def _ask(
     given: Services, look: Callable[[], T | None], wait_s: float
-) -> T | None:
-    """Ask until there is an answer, or the time is over."""
+) -> tuple[T | None, float | None]:
+    """Ask until there is an answer, or the time is over.
+
+    Returns:
+        The answer, or how long to wait until the next question.
+    """
     loop = asyncio.get_running_loop()
     until = loop.time() + wait_s
     while True:
         newest = given.watcher.newest_work
         found = await given.call(look)
+        if found is not None:
+            return found, None
         left = until - loop.time()
-        if found is not None or left <= 0 or given.watcher.stopped:
-            return found
+        if left <= 0 or given.watcher.stopped:
+            return None, jittered_s(_PAUSE_S)
         await given.watcher.wait_for_work(newest, left)
-
-
-def _pause(found: object | None) -> float | None:
-    return jittered_s(_PAUSE_S) if found is None else None

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Collection, Mapping
+from typing import TypeVar
 
 import sqlalchemy as sa
 
@@ -21,6 +22,8 @@ from coordinator.store.tables import (
     secagg_members,
     updates,
 )
+
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,14 +176,7 @@ def put_dealing(tx: Transaction, assignment_id: str, dealing: bytes) -> None:
     Raises:
         StaleWrite: It dealt before.
     """
-    tx.change_one(
-        secagg_members.update()
-        .where(
-            secagg_members.c.assignment_id == assignment_id,
-            secagg_members.c.dealing.is_(None),
-        )
-        .values(dealing=dealing)
-    )
+    _keep(tx, assignment_id, secagg_members.c.dealing, dealing)
 
 
 def put_reveal(tx: Transaction, assignment_id: str, reveal: Reveal) -> None:
@@ -189,14 +185,7 @@ def put_reveal(tx: Transaction, assignment_id: str, reveal: Reveal) -> None:
     Raises:
         StaleWrite: It revealed before.
     """
-    tx.change_one(
-        secagg_members.update()
-        .where(
-            secagg_members.c.assignment_id == assignment_id,
-            secagg_members.c.reveal.is_(None),
-        )
-        .values(reveal=reveal.model_dump_json())
-    )
+    _keep(tx, assignment_id, secagg_members.c.reveal, reveal.model_dump_json())
 
 
 def dealt(tx: Transaction, cohort_id: str) -> frozenset[int]:
@@ -246,6 +235,17 @@ def forget(tx: Transaction, round_id: int) -> None:
     """Delete the cohorts of a round, with all that their devices sent."""
     tx.connection.execute(secagg_members.delete().filter_by(round_id=round_id))
     tx.connection.execute(secagg_cohorts.delete().filter_by(round_id=round_id))
+
+
+def _keep(
+    tx: Transaction, assignment_id: str, column: sa.Column[T], content: T
+) -> None:
+    """Keep what a device sent, once."""
+    tx.change_one(
+        secagg_members.update()
+        .where(secagg_members.c.assignment_id == assignment_id, column.is_(None))
+        .values({column: content})
+    )
 
 
 def _decide(
