@@ -87,9 +87,13 @@ class Run:
             )
 
     def finish(self, disturb: Callable[[int, int], None]) -> bytes:
-        """Run every round; ``disturb`` is told of each report as (round, count)."""
+        """Run every round; ``disturb`` is told of each report as (round, count).
+
+        And with a count of 0 before devices take part.
+        """
         self.create_task()
         for round_number in range(1, ROUNDS + 1):
+            disturb(round_number, 0)
             for count, done in enumerate(self.take_part(), start=1):
                 done.result()
                 disturb(round_number, count)
@@ -157,7 +161,7 @@ def test_the_worker_is_killed_while_it_folds(
     run = Run(coordinator, tmp_path)
 
     def kill_the_folding_worker(_: int, count: int) -> None:
-        if count == 1:  # long before the last, which it must not see
+        if count == 0:  # it must not see the last update
             coordinator.kill("worker")
         if count == DEVICES:
             with HeldBack(last_to_be_folded(coordinator)) as update:
