@@ -98,8 +98,13 @@ TRANSITIONS: Final[Mapping[Phase, Mapping[Event, Phase]]] = {
     Phase.ABANDONED: {},
 }
 TERMINAL: Final = frozenset(phase for phase, row in TRANSITIONS.items() if not row)
-#: Phases that wait for devices, in their order.
+#: Phases of secure aggregation, in their order.
 STEPS: Final = (Phase.SHARING, Phase.MASKING, Phase.UNMASKING)
+_STEP_ENDS: Final[Mapping[Phase, Event]] = {
+    Phase.SHARING: Event.SHARED,
+    Phase.MASKING: Event.MASKED,
+    Phase.UNMASKING: Event.REVEALED,
+}
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -271,3 +276,15 @@ def due_event(
     if round_.policy.is_secure:
         return Event.GATHERED
     return Event.GOAL_REACHED if is_full else Event.MINIMUM_MET
+
+
+def step_event(round_: Round, *, left: int) -> Event:
+    """Return what the end of a step of secure aggregation is for its round.
+
+    Args:
+        round_: In one of ``STEPS``.
+        left: Devices that go on, in all cohorts together.
+    """
+    if left < round_.policy.minimum:
+        return Event.MINIMUM_MISSED
+    return _STEP_ENDS[round_.phase]

@@ -6,7 +6,15 @@ import secrets
 from coordinator.domain import tasks as task_policy
 from coordinator.domain.assignments import Assignment, State
 from coordinator.domain.events import Happening
-from coordinator.domain.rounds import STEPS, Event, NewRound, Phase, Round, due_event
+from coordinator.domain.rounds import (
+    STEPS,
+    Event,
+    NewRound,
+    Phase,
+    Round,
+    due_event,
+    step_event,
+)
 from coordinator.domain.tasks import Status, Task
 from coordinator.protocol.secagg.refusals import UnsuitableCohort
 from coordinator.protocol.vocabulary import Kind
@@ -40,18 +48,14 @@ def end_if_due(tx: Transaction, round_: Round, now: dt.datetime) -> bool:
     left = cohorts.end_step(tx, round_, now)
     if left is None:
         return False
-    if left < round_.policy.minimum:
+    event = step_event(round_, left=left)
+    if event is Event.MINIMUM_MISSED:
         reason = (
             f"{left} devices are left of secure aggregation after {round_.phase}, the "
             f"minimum is {round_.policy.minimum}"
         )
-        abandon(tx, round_, Event.MINIMUM_MISSED, reason, now=now)
+        abandon(tx, round_, event, reason, now=now)
         return True
-    event = {
-        Phase.SHARING: Event.SHARED,
-        Phase.MASKING: Event.MASKED,
-        Phase.UNMASKING: Event.REVEALED,
-    }[round_.phase]
     _enter(tx, round_, event, left, now)
     return True
 

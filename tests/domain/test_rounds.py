@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 
 from coordinator.domain import rounds
 from coordinator.domain.errors import RoundClosed
-from coordinator.domain.rounds import Event, NewRound, Phase, Policy, due_event
+from coordinator.domain.rounds import (
+    Event,
+    NewRound,
+    Phase,
+    Policy,
+    due_event,
+    step_event,
+)
 from coordinator.protocol.vocabulary import Kind
 from tests.support.rounds import DEADLINE, INSTANT, OPENED, POLICY, round_in
 
@@ -182,6 +189,20 @@ def test_under_secure_aggregation_those_who_joined_gather(
 ) -> None:
     round_ = round_in(Phase.COLLECTING, policy=SECURE)
     assert due_event(round_, now=now, accepted=accepted, goal=4) is event
+
+
+@pytest.mark.parametrize(
+    ("phase", "event"),
+    [
+        (Phase.SHARING, Event.SHARED),
+        (Phase.MASKING, Event.MASKED),
+        (Phase.UNMASKING, Event.REVEALED),
+    ],
+)
+def test_a_step_leads_on_with_the_minimum(phase: Phase, event: Event) -> None:
+    round_ = round_in(phase, policy=SECURE)
+    assert step_event(round_, left=2) is event
+    assert step_event(round_, left=1) is Event.MINIMUM_MISSED
 
 
 @pytest.mark.parametrize(
