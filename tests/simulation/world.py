@@ -464,5 +464,7 @@ class World:
             kept = self._store.read(
                 lambda tx, number=assignment: assignments.update_of(tx, number)
             )
-            assert kept == receipt.update, "a receipt's update was changed"
+            assert kept == (receipt.update, receipt.accepted_at), (
+                "a receipt's update was changed"
+            )
             assert (assignment in counted) == (row.round_id in ended)
