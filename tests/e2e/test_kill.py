@@ -315,6 +315,10 @@ class HeldBack:
 
 
 def last_to_be_folded(coordinator: Coordinator) -> pathlib.Path:
-    """The update whose digest sorts last; earlier rounds' updates are gone by now."""
-    updates = (coordinator.data_dir / "blobs" / "updates").glob("*/*")
-    return max(updates, key=lambda path: path.name.split("-")[1])
+    """The newest round's update whose digest sorts last.
+
+    Updates of the round before may lie there still: its worker was killed.
+    """
+    folders = (coordinator.data_dir / "blobs" / "updates").iterdir()
+    newest = max(folders, key=lambda folder: int(folder.name))
+    return max(newest.iterdir(), key=lambda path: path.name.split("-")[1])
