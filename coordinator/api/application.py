@@ -61,6 +61,7 @@ def create(services: Services, *, version: str) -> fastapi.FastAPI:
             with contextlib.suppress(asyncio.CancelledError):
                 await counting
             await services.refusals.write()
+            services.threads.shutdown(wait=False)
             services.checkers.shutdown(wait=False)
 
     app = fastapi.FastAPI(

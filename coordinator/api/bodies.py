@@ -36,7 +36,9 @@ class Body:
         self._size = 0
         self._waited_s = 0.0
         self._waits_since: float | None = None
-        self._timeout: asyncio.Timeout | None = None
+        self._loop = asyncio.get_running_loop()
+        self._task: asyncio.Task[object] | None = None  #: that waits
+        self._alarm: asyncio.TimerHandle | None = None
         self._is_cut = False
         self._is_whole = False
 
@@ -60,7 +62,7 @@ class Body:
             raise HTTPException(413)
         if not message.get("more_body", False):
             self._is_whole = True
-            self.leave()
+            self.end()
         return message
 
     def shortfall(self, now: float) -> float | None:
@@ -76,29 +78,55 @@ class Body:
     def cut(self) -> None:
         """End it, now or when it is received from next."""
         self._is_cut = True
-        if self._timeout is not None and not self._timeout.expired():
-            self._timeout.reschedule(asyncio.get_running_loop().time())
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
 
-    def leave(self) -> None:
-        """Give its place back."""
+    def end(self) -> None:
+        """Give its place back; no time counts any more."""
         if self._places is not None:
             self._places.leave(self)
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
 
     async def _wait(self) -> Message:
-        clock = asyncio.get_running_loop().time
-        since = self._waits_since = clock()
-        idle_s = self._limits.body_idle_s
-        # It has the time of one pause, and what its bytes have earned.
-        earned_s = idle_s + self._size / self._limits.body_bytes_per_s - self._waited_s
+        since = self._waits_since = self._loop.time()
+        if self._alarm is None:
+            self._alarm = self._loop.call_at(self._due(), self._look)
+        task = self._task = asyncio.current_task(self._loop)
         try:
-            async with asyncio.timeout_at(since + min(idle_s, earned_s)) as timeout:
-                self._timeout = timeout
-                return await self._receive()
-        except TimeoutError:
+            return await self._receive()
+        except asyncio.CancelledError:
+            if task is None or not self._is_cut or task.uncancel():
+                raise  # somebody else wants the request to end
             raise _too_slow() from None
         finally:
-            self._timeout = self._waits_since = None
-            self._waited_s += clock() - since
+            self._task = self._waits_since = None
+            self._waited_s += self._loop.time() - since
+
+    def _due(self) -> float:
+        """Return when the wait that goes on has taken too long.
+
+        It has the time of one pause, and what its bytes have earned.
+        """
+        since = self._loop.time() if self._waits_since is None else self._waits_since
+        idle_s = self._limits.body_idle_s
+        earned_s = idle_s + self._size / self._limits.body_bytes_per_s - self._waited_s
+        return since + min(idle_s, earned_s)
+
+    def _look(self) -> None:
+        """Cut it if it is due.
+
+        One alarm a body, set anew when it goes off too early, costs less than one for
+        each of its pieces.
+        """
+        due = self._due()
+        if self._waits_since is not None and due <= self._loop.time():
+            self._alarm = None
+            self.cut()
+        else:
+            self._alarm = self._loop.call_at(due, self._look)
 
 
 class Places:

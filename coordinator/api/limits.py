@@ -100,7 +100,7 @@ class Limited:
         try:
             await self._app(scope, body.receive, send)
         finally:
-            body.leave()
+            body.end()
             load.leave(state)
 
 

@@ -1,14 +1,14 @@
 """What the routes work with."""
 
 import asyncio
+import contextvars
 import dataclasses
 import datetime as dt
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Annotated, TypeVar
+from typing import Annotated, Final, TypeVar
 
 import fastapi
-from starlette.concurrency import run_in_threadpool
 
 from coordinator.api.audit import RefusalCounts
 from coordinator.api.limits import Load
@@ -21,6 +21,7 @@ from coordinator.store.engine import Store
 from coordinator.usecases.devices import ANYONE, Admission
 
 T = TypeVar("T")
+_THREADS: Final = 40
 
 
 @dataclasses.dataclass(slots=True)
@@ -44,6 +45,10 @@ class Services:
     pacer: Pacer
     refusals: RefusalCounts
     load: Load
+    #: For use cases. Those that wait for the disk or for the database are many.
+    threads: ThreadPoolExecutor = dataclasses.field(
+        default_factory=lambda: ThreadPoolExecutor(_THREADS, "call")
+    )
     #: Threads of their own: readiness is told when all the others hang.
     checkers: ThreadPoolExecutor = dataclasses.field(
         default_factory=lambda: ThreadPoolExecutor(4, "checker")
@@ -59,7 +64,10 @@ class Services:
         """Run a use case off the event loop."""
         self.load.calls += 1
         try:
-            return await run_in_threadpool(body)
+            # The framework's own pool does the same at more cost.
+            return await asyncio.get_running_loop().run_in_executor(
+                self.threads, contextvars.copy_context().run, body
+            )
         finally:
             self.load.calls -= 1
 

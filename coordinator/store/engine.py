@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar
 import sqlalchemy as sa
 from sqlalchemy import event, exc
 
-from coordinator.store.batches import Batches, Busy
+from coordinator.store.batches import Batches, Busy, execute_plainly
 from coordinator.store.files import StorageUnavailable, storage, sync
 
 T = TypeVar("T")
@@ -183,6 +183,6 @@ def _create_engine(url: str, *, durable: bool) -> sa.Engine:
         reads = connection.get_execution_options().get("reads", False)
         # A writer takes its lock at once: two readers that both become writers
         # would make one of them fail late.
-        connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+        execute_plainly(connection, "BEGIN" if reads else "BEGIN IMMEDIATE")
 
     return engine

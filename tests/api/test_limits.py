@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import dataclasses
+import gc
+import weakref
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -273,6 +275,47 @@ async def test_an_upload_that_has_yielded_yields_but_once() -> None:
         await third.receive()
     with pytest.raises(HTTPException, match="Timeout"):
         await slow.receive()
+
+
+async def test_a_body_that_pauses_after_its_first_pieces_is_cut() -> None:
+    waits = iter([0.0, 0.15, 60.0])
+
+    async def receive() -> Message:
+        await asyncio.sleep(next(waits))
+        return {"type": "http.request", "body": b"x", "more_body": True}
+
+    body = Body(receive, dataclasses.replace(LIMITS, body_idle_s=0.2))
+    await body.receive()
+    await body.receive()
+
+    async with asyncio.timeout(PATIENCE_S):
+        with pytest.raises(HTTPException, match="Timeout"):
+            await body.receive()
+
+
+async def test_nothing_looks_at_a_body_any_more_that_has_come() -> None:
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b"x", "more_body": False}
+
+    body = Body(receive, LIMITS)
+    await body.receive()
+
+    gone = weakref.ref(body)
+    del body
+    gc.collect()
+    assert gone() is None
+
+
+async def test_who_ends_a_request_is_not_told_that_it_was_slow() -> None:
+    async def receive() -> Message:
+        return await asyncio.Future()
+
+    reading = asyncio.create_task(Body(receive, LIMITS).receive())
+    await asyncio.sleep(0)
+    reading.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await reading
 
 
 async def test_the_slowest_upload_yields_its_place(

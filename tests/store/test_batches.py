@@ -3,6 +3,7 @@
 import contextlib
 import contextvars
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -99,6 +100,18 @@ def test_all_who_waited_share_one_commit(writers: Writers) -> None:
     assert writers.commits == 2  # the one that hung, and theirs
 
 
+def test_not_too_many_share_one(
+    writers: Writers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("coordinator.store.batches._MOST", 4)
+    writers.hold()
+    queued = [writers.queue(note(str(number))) for number in range(10)]
+    writers.let_go()
+
+    assert [each.result(10) for each in queued] == [str(n) for n in range(10)]
+    assert writers.commits == 1 + 3
+
+
 def test_who_fails_is_rolled_back_alone(writers: Writers) -> None:
     def fail(connection: sa.Connection) -> None:
         note("never")(connection)
@@ -155,6 +168,32 @@ def test_a_transaction_that_the_database_gives_up_fails_for_all_in_it(
     assert writers.names() == []
 
 
+def test_who_is_committed_does_not_wait_for_the_next_writer(writers: Writers) -> None:
+    hangs, let_go = threading.Event(), threading.Event()
+
+    def hang(_: sa.Connection) -> None:
+        hangs.set()
+        assert let_go.wait(10)
+
+    def call_another(connection: sa.Connection) -> None:
+        note("two")(connection)
+        next_one.append(writers.queue(hang))  # comes too late for this commit
+
+    next_one: list[Future[object]] = []
+    writers.hold()
+    queued = [writers.queue(note("one")), writers.queue(call_another)]
+    queued.append(writers.queue(note("three")))
+    writers.let_go()
+
+    assert hangs.wait(10)
+    for each in queued:
+        each.result(10)
+    assert not next_one[0].done()
+    let_go.set()
+    next_one[0].result(10)
+    assert writers.names() == ["one", "two", "three"]
+
+
 def test_a_body_runs_in_the_context_of_its_caller(writers: Writers) -> None:
     def caller(name: str) -> object:
         _WHO.set(name)
@@ -180,3 +219,20 @@ def test_who_waited_too_long_is_not_written_later(engine: sa.Engine) -> None:
 
         assert writers.batches.run("next", note("next")) == "next"
         assert writers.names() == ["next"]
+
+
+def test_a_turn_that_comes_as_its_writer_gives_up_is_not_lost(
+    engine: sa.Engine,
+) -> None:
+    with contextlib.closing(Writers(engine, timeout_s=0.05)) as writers:
+        writers.hold()
+        late = writers.queue(note("late"))
+        with writers.batches._lock:  # the turn is handed over by whoever holds it
+            writers._let_go.set()
+            while not late.running() or writers.commits == 0:
+                pass
+            time.sleep(0.2)  # by now it has waited too long, and is not forgotten yet
+        with contextlib.suppress(Busy):
+            late.result(10)
+
+        assert writers.batches.run("next", note("next")) == "next"
