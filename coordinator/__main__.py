@@ -8,7 +8,7 @@ import pydantic
 import typer
 
 from coordinator import app as composition
-from coordinator import console, token_commands
+from coordinator import console, device_commands, token_commands
 from coordinator.clock import SystemClock
 from coordinator.config import Settings
 from coordinator.domain import privacy_statement
@@ -19,13 +19,11 @@ from coordinator.protocol import operations, plans
 from coordinator.protocol.manifest import Name
 from coordinator.store import schema
 from coordinator.usecases import (
-    devices,
     diagnosis,
     models,
     privacy,
     registry,
     tasks,
-    tokens,
 )
 from coordinator.usecases.registry import Entry
 from coordinator.usecases.tasks import RoundView, VersionView
@@ -39,10 +37,9 @@ cli = typer.Typer(
 )
 tasks_cli = typer.Typer(help="Start, list, show and stop tasks.")
 models_cli = typer.Typer(help="Register models; list, tag and promote versions.")
-devices_cli = typer.Typer(help="List and revoke devices.")
 cli.add_typer(tasks_cli, name="tasks")
 cli.add_typer(models_cli, name="models")
-cli.add_typer(devices_cli, name="devices")
+cli.add_typer(device_commands.devices, name="devices")
 cli.add_typer(token_commands.enrolment_tokens, name="enrolment-tokens")
 cli.add_typer(token_commands.operators, name="operators")
 cli.command("audit")(token_commands.list_audit)
@@ -311,34 +308,6 @@ def roll_back(
             store, task_id=found.task, number=version, now=SystemClock().now()
         )
         typer.echo(f"task {found.task} goes on from version {version}")
-
-
-@devices_cli.command("list")
-def list_devices(
-    limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 100,
-) -> None:
-    """List devices, newest first."""
-    with console.settings() as settings:
-        store, _ = composition.prepare(settings)
-        for device, accepted in devices.list_devices(store, limit=limit):
-            parts = [f"enrolled {device.enrolled_at:%Y-%m-%d %H:%M:%S}"]
-            parts.append(f"{accepted} results counted")
-            if device.attestation is not None:
-                parts.append(f"key attested: {device.attestation}")
-            if device.revoked_at is not None:
-                parts.append(f"revoked {device.revoked_at:%Y-%m-%d %H:%M:%S}")
-            typer.echo(f"{device.id} {device.name or '-'}: {', '.join(parts)}")
-
-
-@devices_cli.command("revoke")
-def revoke_device(
-    device: Annotated[str, typer.Argument(help="Id of the device.")],
-) -> None:
-    """Shut a device out for good, and free the place that it holds."""
-    with console.settings() as settings:
-        store, _ = composition.prepare(settings)
-        devices.revoke(store, device, by=tokens.COMMAND_LINE, now=SystemClock().now())
-        typer.echo(f"device {device} is revoked")
 
 
 def _round_line(view: RoundView) -> str:

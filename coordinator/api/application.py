@@ -9,6 +9,7 @@ from fastapi.routing import APIRoute
 
 from coordinator.api import (
     assignments,
+    data_rights,
     devices,
     health,
     models,
@@ -80,6 +81,7 @@ def create(services: Services, *, version: str) -> fastapi.FastAPI:
     problems.install(app, away=services.store.errors)
     modules = (
         devices,
+        data_rights,
         assignments,
         secagg,
         uploads,

@@ -14,6 +14,7 @@ from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBea
 from coordinator import logs
 from coordinator.api.services import Given, Services
 from coordinator.domain.devices import Operator, Role
+from coordinator.domain.errors import Forbidden
 from coordinator.protocol import problems, signatures
 from coordinator.usecases import access
 
@@ -120,6 +121,41 @@ def _with_role(role: Role) -> Callable[..., Awaitable[Operator]]:
         return operator
 
     return authorize
+
+
+def device_or(role: Role) -> Callable[..., Awaitable[str]]:
+    """Return a dependency: the device of the path, or an operator with a role.
+
+    It gives the id of who calls.
+    """
+
+    async def authorize(
+        request: Request,
+        given: Given,
+        sent: _Sent,
+        signed: _Signed,
+        operator: Annotated[
+            HTTPAuthorizationCredentials | None, fastapi.Depends(_operator_scheme)
+        ],
+    ) -> str:
+        if signed is not None or await _bears_a_devices_token(given, sent):
+            caller = await _device(request, given, sent, signed)
+            if caller != request.path_params["device_id"]:
+                raise Forbidden("a device may only ask for itself", caller)
+            return caller
+        return (await _with_role(role)(request, given, operator)).id
+
+    return authorize
+
+
+async def _bears_a_devices_token(
+    given: Services, sent: HTTPAuthorizationCredentials | None
+) -> bool:
+    if sent is None or given.devices_sign:
+        return False
+    return await given.call(
+        lambda: access.is_of_a_device(given.store, sent.credentials)
+    )
 
 
 Device = Annotated[str, fastapi.Depends(_device)]

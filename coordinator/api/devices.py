@@ -149,6 +149,7 @@ async def list_devices(
                     has_key=device.public_key is not None,
                     attestation=device.attestation,
                     revoked_at=device.revoked_at,
+                    erased_at=device.erased_at,
                 )
                 for device, accepted in devices.list_devices(given.store, limit=limit)
             )

@@ -17,13 +17,15 @@ class State(enum.StrEnum):
     ACCEPTED = "accepted"  # terminal: its result counts
     FAILED = "failed"  # terminal: the device gave up, saying why
     LAPSED = "lapsed"  # terminal: the lease ended in silence
+    WITHDRAWN = "withdrawn"  # terminal: its result counted, and was erased in time
 
 
 TRANSITIONS: Final[Mapping[State, frozenset[State]]] = {
     State.LEASED: frozenset({State.ACCEPTED, State.FAILED, State.LAPSED}),
-    State.ACCEPTED: frozenset(),
+    State.ACCEPTED: frozenset({State.WITHDRAWN}),
     State.FAILED: frozenset(),
     State.LAPSED: frozenset(),
+    State.WITHDRAWN: frozenset(),
 }
 
 
@@ -57,17 +59,27 @@ class Assignment:
             LeaseLapsed: The lease has run out.
             ValueError: ``state`` is no end.
         """
-        if TRANSITIONS[state]:
+        if state not in TRANSITIONS[State.LEASED]:
             raise ValueError(f"an assignment cannot end as {state}")
         if self.state is State.ACCEPTED:
             raise AlreadyReported(self.id)
         if self.state is State.FAILED:
             raise AssignmentEnded(self.id)
-        if self.state is State.LAPSED or (
+        if self.state in {State.LAPSED, State.WITHDRAWN} or (
             state is not State.LAPSED and now >= self.lease_expires_at
         ):
             raise LeaseLapsed(self.id)
         return dataclasses.replace(self, state=state, ended_at=now, failure=failure)
+
+    def withdrawn(self, *, now: dt.datetime) -> "Assignment":
+        """Return the assignment without the result that was accepted.
+
+        Raises:
+            ValueError: None was.
+        """
+        if State.WITHDRAWN not in TRANSITIONS[self.state]:
+            raise ValueError(f"assignment {self.id} is {self.state}")
+        return dataclasses.replace(self, state=State.WITHDRAWN, ended_at=now)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +89,7 @@ class Counts:
     live: int  #: leased and not lapsed
     accepted: int
     failed: int
-    lapsed: int  #: by state or by the clock
+    lapsed: int  #: by state or by the clock, and those withdrawn
 
     @property
     def reported(self) -> int:

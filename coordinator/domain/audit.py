@@ -18,6 +18,7 @@ class Decision(enum.StrEnum):
     DEVICE_ENROLLED = "device_enrolled"
     DEVICE_ENROLLED_AGAIN = "device_enrolled_again"  # the same key proved itself
     DEVICE_REVOKED = "device_revoked"
+    DEVICE_ERASED = "device_erased"
     KEY_ATTESTED = "key_attested"  # the reason is the security level
     ENROLMENT_TOKEN_MADE = "enrolment_token_made"  # noqa: S105 - no password
     ENROLMENT_TOKEN_REVOKED = "enrolment_token_revoked"  # noqa: S105 - no password

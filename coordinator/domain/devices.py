@@ -18,6 +18,7 @@ class Device:
     public_key: str | None = None  #: canonical base64 of its SPKI; none: bearer only
     attestation: str | None = None  #: security level that vouched for the key
     revoked_at: dt.datetime | None = None
+    erased_at: dt.datetime | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,6 +29,7 @@ class Happening(enum.StrEnum):
     PLACE_LEASED = "place_leased"
     DEVICE_JOINED = "device_joined"  # trained, and waits for its cohort
     RESULT_ACCEPTED = "result_accepted"
+    RESULT_WITHDRAWN = "result_withdrawn"  # its device was erased, which freed a place
     PLACE_FREED = "place_freed"  # an asynchronous task was full, and is no more
     DEVICE_FAILED = "device_failed"  # a device gave up, which freed its place
     LEASE_LAPSED = "lease_lapsed"  # a device was silent, which freed its place
@@ -46,6 +47,7 @@ MAKES_WORK: Final = frozenset(
         Happening.ROUND_MASKING,
         Happening.ROUND_UNMASKING,
         Happening.ROUND_AGGREGATING,
+        Happening.RESULT_WITHDRAWN,
         Happening.PLACE_FREED,
         Happening.DEVICE_FAILED,
         Happening.LEASE_LAPSED,

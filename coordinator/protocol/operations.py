@@ -306,6 +306,7 @@ class DeviceState(Record):
         description="How well the key is kept, where that was attested."
     )
     revoked_at: AwareDatetime | None
+    erased_at: AwareDatetime | None
 
 
 class RevokedDevice(Record):

@@ -108,6 +108,19 @@ def end(
     )
 
 
+def withdraw(tx: Transaction, assignment: Assignment) -> None:
+    """Write that an accepted result counts no more.
+
+    Raises:
+        StaleWrite: None is accepted any more.
+    """
+    tx.change_one(
+        assignments.update()
+        .where(assignments.c.id == assignment.id, assignments.c.state == State.ACCEPTED)
+        .values(state=assignment.state, ended_at=assignment.ended_at)
+    )
+
+
 def get(tx: Transaction, assignment_id: str) -> Assignment:
     """Return an assignment.
 
@@ -185,7 +198,10 @@ def counts(tx: Transaction, round_id: int, now: dt.datetime) -> Counts:
         live=unexpired,
         accepted=by_state.get(State.ACCEPTED, (0, 0))[0],
         failed=by_state.get(State.FAILED, (0, 0))[0],
-        lapsed=by_state.get(State.LAPSED, (0, 0))[0] + leased - unexpired,
+        lapsed=by_state.get(State.LAPSED, (0, 0))[0]
+        + by_state.get(State.WITHDRAWN, (0, 0))[0]
+        + leased
+        - unexpired,
     )
 
 

@@ -1,6 +1,7 @@
 """Devices and operators: who may call."""
 
 import datetime as dt
+import secrets
 from typing import Final
 
 import sqlalchemy as sa
@@ -86,6 +87,44 @@ def revoke(tx: Transaction, device_id: str, *, now: dt.datetime) -> None:
     )
 
 
+def erased_at(tx: Transaction, device_id: str) -> dt.datetime | None:
+    """Return when a device was erased, or none."""
+    query = sa.select(devices.c.erased_at).where(devices.c.id == device_id)
+    moment: dt.datetime | None = tx.connection.execute(query).scalar_one()
+    return moment
+
+
+def erase(tx: Transaction, device_id: str, *, now: dt.datetime) -> None:
+    """Blank a device's row, but for its id, its moments and the digest of its key.
+
+    Raises:
+        StaleWrite: It is blank already.
+    """
+    tx.change_one(
+        devices.update()
+        .where(devices.c.id == device_id, devices.c.erased_at.is_(None))
+        .values(
+            token_hash=secrets.token_hex(32),  # no token has it
+            name=None,
+            capabilities={},
+            public_key=None,
+            attestation=None,
+            erased_at=now,
+        )
+    )
+
+
+def insist_known(tx: Transaction, device_id: str) -> None:
+    """Insist that there is a device with this id.
+
+    Raises:
+        DeviceUnknown: There is none.
+    """
+    query = sa.select(devices.c.id).where(devices.c.id == device_id)
+    if tx.connection.execute(query).one_or_none() is None:
+        raise DeviceUnknown(device_id)
+
+
 def newest(tx: Transaction, *, limit: int) -> list[tuple[Device, int]]:
     """Return devices, newest first, each with its number of accepted results."""
     accepted = (
@@ -166,6 +205,7 @@ def _device(row: Row) -> Device:
         public_key=row.public_key,
         attestation=row.attestation,
         revoked_at=row.revoked_at,
+        erased_at=row.erased_at,
     )
 
 

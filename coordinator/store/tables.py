@@ -103,7 +103,8 @@ devices = sa.Table(
     sa.Column("key_id", sa.String(64)),  # SHA-256 of that SPKI
     sa.Column("attestation", sa.String(32)),  # level that vouched for the key
     sa.Column("revoked_at", Utc),
-    # A key is one device.
+    sa.Column("erased_at", Utc),
+    # A key is one device, for good: an erased one's does not come back.
     sa.Index("uq_devices_key_id", "key_id", unique=True),
 )
 

@@ -101,6 +101,17 @@ def delete(tx: Transaction, upload: PartialUpload) -> None:
     )
 
 
+def forget_of(tx: Transaction, device_id: str) -> list[PartialUpload]:
+    """Delete all partial uploads of a device, and return what they were."""
+    own = sa.select(assignments.c.id).where(assignments.c.device_id == device_id)
+    statement = (
+        partial_uploads.delete()
+        .where(partial_uploads.c.assignment_id.in_(own))
+        .returning(partial_uploads)
+    )
+    return [_from_row(row) for row in tx.connection.execute(statement)]
+
+
 def reserved_bytes(tx: Transaction) -> int:
     """Return how many bytes all partial uploads together may come to."""
     query = sa.select(

@@ -51,6 +51,12 @@ def authenticate_device(store: Store, token: str | None) -> str:
     return device_id
 
 
+def is_of_a_device(store: Store, token: str) -> bool:
+    """Return whether a token is a device's, revoked or not."""
+    hashed = token_hash(token)
+    return store.read(lambda tx: devices.with_token(tx, hashed)) is not None
+
+
 def find_signer(store: Store, message: signatures.Message) -> Device:
     """Return the device whose key a request says it was signed with.
 
@@ -60,7 +66,7 @@ def find_signer(store: Store, message: signatures.Message) -> Device:
     """
     key_id = signatures.key_id(message)
     device = store.read(lambda tx: devices.with_key(tx, key_id))
-    if device is None:
+    if device is None or device.erased_at is not None:
         raise Unauthenticated("no device has this key")
     return device
 

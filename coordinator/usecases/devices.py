@@ -205,27 +205,32 @@ def revoke(store: Store, device_id: str, *, by: str, now: dt.datetime) -> dt.dat
     Raises:
         DeviceUnknown: No device has this id.
     """
+    return store.run(
+        "revoke_device", lambda tx: shut_out(tx, device_id, by=by, now=now)
+    )
 
-    def body(tx: Transaction) -> dt.datetime:
-        revoked_at = devices.revoked_at(tx, device_id)
-        if revoked_at is not None:
-            return revoked_at
-        devices.revoke(tx, device_id, now=now)
-        audit.append(tx, Decision.DEVICE_REVOKED, now=now, subject=device_id, by=by)
-        held = assignments.leased_by(tx, device_id)
-        if held is not None:
-            assignments.end(tx, held.ended(State.LAPSED, now=now))
-            events.append_of(
-                tx,
-                Happening.LEASE_LAPSED,
-                rounds.peek(tx, held.round_id),
-                now=now,
-                device=device_id,
-                assignment=held.id,
-            )
-        return now
 
-    return store.run("revoke_device", body)
+def shut_out(
+    tx: Transaction, device_id: str, *, by: str, now: dt.datetime
+) -> dt.datetime:
+    """Do what ``revoke`` does, within a transaction."""
+    revoked_at = devices.revoked_at(tx, device_id)
+    if revoked_at is not None:
+        return revoked_at
+    devices.revoke(tx, device_id, now=now)
+    audit.append(tx, Decision.DEVICE_REVOKED, now=now, subject=device_id, by=by)
+    held = assignments.leased_by(tx, device_id)
+    if held is not None:
+        assignments.end(tx, held.ended(State.LAPSED, now=now))
+        events.append_of(
+            tx,
+            Happening.LEASE_LAPSED,
+            rounds.peek(tx, held.round_id),
+            now=now,
+            device=device_id,
+            assignment=held.id,
+        )
+    return now
 
 
 def list_devices(store: Store, *, limit: int) -> list[tuple[Device, int]]:

@@ -22,6 +22,7 @@ from coordinator.store import (
     models,
     rounds,
     secagg,
+    subjects,
     tasks,
 )
 from coordinator.store import privacy as stored_privacy
@@ -216,6 +217,7 @@ def delete_results(store: Store, blobs: BlobStore, round_id: int) -> None:
         assignments.delete_evaluations(tx, round_id)
         stored_privacy.forget_chosen(tx, round_id)
         secagg.forget(tx, round_id)
+        subjects.forget_figures(tx, round_id)
         task = tasks.get(tx, rounds.peek(tx, round_id).task)
         if task.status is not Status.RUNNING:
             stored_privacy.forget_secret(tx, task.id)

@@ -273,15 +273,14 @@ def _view(tx: Transaction, task: Task, now: dt.datetime) -> TaskView:
 
 def _round_view(tx: Transaction, round_: Round, now: dt.datetime) -> RoundView:
     updates: list[AcceptedUpdate] = []
-    if round_.policy.is_secure:  # known of the whole, once it is published
+    if round_.kind is Kind.TRAIN or round_.policy.is_secure:
         updates = assignments.updates_of_round(tx, round_.id)
+    if round_.is_terminal or round_.policy.is_secure:
+        # What devices said is deleted or will be, or is known of their sum alone.
         score = _result(tx, round_)
     elif round_.kind is Kind.TRAIN:
-        updates = assignments.updates_of_round(tx, round_.id)
         private = tasks.get(tx, round_.task).plan.privacy is not None
         score = None if private else train_score(updates)
-    elif round_.is_terminal:  # its evaluations are deleted, or will be
-        score = _result(tx, round_)
     else:
         score = pooled(assignments.evaluations_of_round(tx, round_.id))
     counts = assignments.counts(tx, round_.id, now)

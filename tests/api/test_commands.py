@@ -1,5 +1,6 @@
 """``python -m coordinator``: what a person sees, and the exit code a script sees."""
 
+import json
 import os
 import pathlib
 import stat
@@ -377,6 +378,21 @@ def test_a_device_is_revoked(store: Store) -> None:
 
     assert ", revoked 20" in must("devices", "list")
     assert_error(call("devices", "revoke", "none"), "no device has the id none")
+
+
+def test_a_device_is_exported_and_erased(store: Store) -> None:
+    must("migrate")
+    applicant = devices.Applicant(name="ann's phone")
+    device, _ = devices.enrol(store, applicant, now=ManualClock().now())
+
+    exported = json.loads(must("devices", "export", device.id))
+    assert exported["devices"][0]["name"] == "ann's phone"
+    said = must("devices", "erase", device.id)
+    assert said.startswith(f"device {device.id} is erased; 0 versions were made")
+    assert ", erased 20" in must("devices", "list")
+    assert "ann" not in must("devices", "list") + must("devices", "export", device.id)
+    assert_error(call("devices", "erase", "none"), "no device has the id none")
+    assert_error(call("devices", "export", "none"), "no device has the id none")
 
 
 def test_enrolment_tokens_are_made_listed_and_revoked(store: Store) -> None:

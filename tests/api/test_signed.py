@@ -216,6 +216,7 @@ ADMINS_ALONE = [
     ("POST", paths.OPERATORS, {"name": "ann", "role": "admin"}),
     ("POST", f"{paths.OPERATORS}/{'0' * 32}/revoke", None),
     ("POST", f"{paths.DEVICES}/{'0' * 32}/revoke", None),
+    ("DELETE", f"{paths.DEVICES}/{'0' * 32}", None),
 ]
 RUNNERS_TOO = [
     ("POST", paths.TASKS, {"id": "new", "plan": {"model": "tiny"}}),
@@ -233,6 +234,7 @@ ALL_MAY = [
         paths.AUDIT,
         paths.ENROLMENT_TOKENS,
         paths.OPERATORS,
+        f"{paths.DEVICES}/{'0' * 32}/export",
     )
 ]
 

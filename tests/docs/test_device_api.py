@@ -101,6 +101,7 @@ def test_the_page_runs_from_top_to_bottom(phone: pathlib.Path) -> None:
         "evaluate",
         "tasks_ended",
         "bearer",
+        "1",
     ]
     assert (phone / "auth.header").stat().st_mode & 0o777 == 0o600
 

@@ -25,6 +25,7 @@ REFUSALS: dict[State, type[DomainError]] = {
     State.ACCEPTED: AlreadyReported,
     State.FAILED: AssignmentEnded,
     State.LAPSED: LeaseLapsed,
+    State.WITHDRAWN: LeaseLapsed,
 }
 
 
@@ -54,9 +55,25 @@ def test_an_assignment_ends_once_and_within_its_lease(
 
 
 @pytest.mark.parametrize("state", State)
-def test_no_assignment_ends_by_being_leased(state: State) -> None:
+@pytest.mark.parametrize("to", [State.LEASED, State.WITHDRAWN])
+def test_no_assignment_ends_by_being_leased_or_withdrawn(
+    state: State, to: State
+) -> None:
     with pytest.raises((DomainError, ValueError)):
-        assignment_in(state).ended(State.LEASED, now=OPENED)
+        assignment_in(state).ended(to, now=OPENED)
+
+
+@pytest.mark.parametrize("state", State)
+def test_only_an_accepted_result_is_withdrawn(state: State) -> None:
+    before = assignment_in(state)
+    if state is State.ACCEPTED:
+        after = before.withdrawn(now=LEASE_END)
+        assert after == dataclasses.replace(
+            before, state=State.WITHDRAWN, ended_at=LEASE_END
+        )
+    else:
+        with pytest.raises(ValueError, match=f"is {state}"):
+            before.withdrawn(now=LEASE_END)
 
 
 def test_the_table_says_what_ending_does() -> None:
@@ -68,6 +85,7 @@ def test_the_table_says_what_ending_does() -> None:
         except DomainError:
             continue
         allowed.add((state, to))
+    allowed.add((State.ACCEPTED, State.WITHDRAWN))  # by another function
     assert allowed == {(state, to) for state, row in TRANSITIONS.items() for to in row}
 
 
