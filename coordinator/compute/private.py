@@ -89,7 +89,11 @@ class PrivateFolder:
             bits: Of the sum.
             on_progress: Called often, with some number.
         """
-        noise = self._noise(settings, bits, total.size, on_progress)
+        noise = (
+            np.zeros(total.size, np.int64)
+            if settings.is_noisy
+            else self._noise(settings, bits, total.size, on_progress)
+        )
         unit = clip_norm / (1 << bits)
         return Folded(
             mean=(total + noise) * np.float64(unit / settings.denominator),

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import Final, Literal
 
 from coordinator.domain.errors import UnsuitablePlan
+from coordinator.protocol import fixed_point
 from coordinator.protocol.keystream import KEY_BYTES, Keystream
 from coordinator.protocol.plan_privacy import Mechanism, PrivacyPlan
 from coordinator.protocol.plans import Plan
@@ -85,6 +86,7 @@ class PrivateFold:
     keys: "RoundKeys"
     adaptive: AdaptiveClip | None = None
     bands: int = 1  #: over which noise is taken back; 1: it is independent
+    is_noisy: bool = False  #: devices have added the noise
     past: tuple[bytes, ...] = ()  #: noise keys of all releases before; bands above 1
 
 
@@ -168,11 +170,33 @@ def fold_of_round(
         keys=RoundKeys(secret, round_id),
         adaptive=adaptive,
         bands=bands,
+        is_noisy=privacy.mechanism == "distributed_gaussian",
         past=tuple(
             RoundKeys(secret, each).key("noise")
             for each in (released if bands > 1 else ())
         ),
     )
+
+
+def device_stddev(privacy: PrivacyPlan, bits: int, size: int, *, honest: int) -> float:
+    """Return the standard deviation of the noise that each device adds; 0: none.
+
+    As many devices as are honest in any sum add all of the noise that is promised;
+    whoever else is in it adds more.
+
+    Args:
+        privacy: The plan's.
+        bits: ``clip_norm`` is ``2**bits`` in the vector.
+        size: Elements of an update.
+        honest: Devices of a sum that do not collude, at least.
+
+    Source: Kairouz, Liu and Steinke 2021, theorem 1 and section 4.4; with deviations
+        above 40 a sum of discrete Gaussians is one to within 1e-1000.
+    """
+    if privacy.mechanism != "distributed_gaussian":
+        return 0.0
+    longest = fixed_point.longest(bits, size)
+    return privacy.noise_multiplier * longest / math.sqrt(honest)
 
 
 def insist_candidates(plan: Plan, enrolled: int) -> None:

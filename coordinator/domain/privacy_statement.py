@@ -60,6 +60,18 @@ _TRUSTED_WITH_SUMS: Final = (
     "without noise, draws the noise and keeps the task's secret until the task has "
     "ended"
 )
+_TRUSTED_WITH_NOISY_SUMS: Final = (
+    "devices, to clip and to add their part of the noise: every sum has all of it from "
+    "{honest} devices; the coordinator sees noisy sums alone, as long as it works with "
+    "no more than a share of {collusion:g} of a cohort and invents no devices"
+)
+_COORDINATOR_TOO: Final = (
+    "the coordinator, and anybody who sees every published version"
+)
+_SEEN_IN_VAIN: Final = (
+    "rounds that were abandoned after devices had sent their vectors: the coordinator "
+    "may have seen noisy sums that no release pays for"
+)
 _UNPROTECTED: Final = "everything: this task has no differential privacy"
 _SUMS_TELL: Final = "what sums and versions tell: this task has no differential privacy"
 
@@ -122,6 +134,7 @@ def of(plan: Plan, ledger: Sequence[Release]) -> Statement:
             not_covered=(_SUMS_TELL if summed else _UNPROTECTED,),
         )
     by_coin = privacy.sampling == "poisson"
+    by_devices = privacy.mechanism == "distributed_gaussian"
     return Statement(
         mechanism=privacy.mechanism,
         epsilon=ledger[-1].epsilon if ledger else 0.0,
@@ -129,8 +142,8 @@ def of(plan: Plan, ledger: Sequence[Release]) -> Statement:
         budget=privacy.epsilon,
         unit=_UNIT,
         adjacency=_ADJACENCY,
-        trusted=_TRUSTED_WITH_SUMS if summed else _TRUSTED,
-        observer=_OBSERVER,
+        trusted=_trusted(plan),
+        observer=_COORDINATOR_TOO if by_devices else _OBSERVER,
         accountant=ledger[-1].accountant if ledger else None,
         assumptions=(
             _participation(plan, len(ledger)),
@@ -138,7 +151,19 @@ def of(plan: Plan, ledger: Sequence[Release]) -> Statement:
             *((_UNSEEN,) if by_coin else ()),
         ),
         withheld=(*summed, *_WITHHELD),
-        not_covered=_NOT_COVERED,
+        not_covered=(*_NOT_COVERED, *((_SEEN_IN_VAIN,) if by_devices else ())),
+    )
+
+
+def _trusted(plan: Plan) -> str:
+    """Say who sees what no noise covers, and who adds it."""
+    privacy, secagg = plan.privacy, plan.secagg
+    if privacy is None or secagg is None:
+        return _TRUSTED
+    if privacy.mechanism != "distributed_gaussian":
+        return _TRUSTED_WITH_SUMS
+    return _TRUSTED_WITH_NOISY_SUMS.format(
+        honest=secagg.honest(plan.round.goal), collusion=secagg.collusion
     )
 
 

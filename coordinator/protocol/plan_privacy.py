@@ -11,7 +11,9 @@ from coordinator.protocol.plan_checks import refuse_set
 from coordinator.protocol.plan_rounds import ParticipationPlan, RoundPlan
 from coordinator.protocol.plan_server import AggregationPlan, GatePlan
 
-Mechanism: TypeAlias = Literal["central_gaussian", "central_bsr"]
+Mechanism: TypeAlias = Literal[
+    "central_gaussian", "central_bsr", "distributed_gaussian"
+]
 _MOST_CHOSEN: Final = 100_000
 MAX_BSR_ROUNDS: Final = 2000  # a worker that starts draws the noise of all before
 
@@ -21,18 +23,23 @@ class PrivacyPlan(Request):
 
     The coordinator clips each update, adds the clipped ones up as whole numbers, adds
     noise and divides by ``round.goal``, however many came: no device weighs more than
-    another. It sees the updates, and is trusted to do so.
+    another. It sees the updates, and is trusted to do so. Or devices clip and add a
+    part of the noise each, and secure aggregation hides all but noisy sums from it.
 
     Source: McMahan et al. 2018, "Learning Differentially Private Recurrent Language
         Models"; Kairouz et al. 2021, "Practical and Private (Deep) Learning Without
-        Sampling or Shuffling"; Andrew et al. 2021 for ``clip_quantile``.
+        Sampling or Shuffling"; Andrew et al. 2021 for ``clip_quantile``; Kairouz, Liu
+        and Steinke 2021, "The Distributed Discrete Gaussian Mechanism for Federated
+        Learning with Secure Aggregation".
     """
 
     mechanism: Mechanism = Field(
         "central_gaussian",
         description="`central_gaussian`: independent noise in every round; "
         "`central_bsr`: noise that later rounds partly take back (DP-FTRL, banded "
-        "square root), for devices that rest between rounds.",
+        "square root), for devices that rest between rounds; `distributed_gaussian`: "
+        "noise of the devices themselves, under `secagg`, so that the coordinator sees "
+        "noisy sums alone.",
     )
     population: int = Field(
         ge=2,
@@ -153,17 +160,24 @@ class PrivacyPlan(Request):
         elif self.sampling_rate is None:
             raise ValueError("sampling poisson needs a sampling_rate")
         if self.mechanism == "central_bsr":
-            if self.sampling == "poisson":
-                raise ValueError(
-                    "central_bsr takes no sampling: its noise spans rounds, for which "
-                    "coins promise nothing"
-                )
-            if self.clip_quantile is not None:
-                raise ValueError(
-                    "central_bsr takes no clip_quantile: noise that is taken back "
-                    "later must be measured by one clip_norm"
-                )
+            self._insist_one_measure(
+                "its noise spans rounds, for which coins promise nothing",
+                "noise that is taken back later must be measured by one clip_norm",
+            )
+        if self.mechanism == "distributed_gaussian":
+            self._insist_one_measure(
+                "the coordinator knows who takes part, so coins promise nothing",
+                "devices add noise before anybody knows how long updates are",
+            )
         return self
+
+    def _insist_one_measure(self, against_coins: str, against_quantile: str) -> None:
+        if self.sampling == "poisson":
+            raise ValueError(f"{self.mechanism} takes no sampling: {against_coins}")
+        if self.clip_quantile is not None:
+            raise ValueError(
+                f"{self.mechanism} takes no clip_quantile: {against_quantile}"
+            )
 
     def insist_rounds(
         self, rounds: int, round_: RoundPlan, participation: ParticipationPlan

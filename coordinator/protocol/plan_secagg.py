@@ -16,6 +16,7 @@ from coordinator.protocol.secagg import parameters
 from coordinator.protocol.secagg.parameters import MAX_DEVICES, MIN_DEVICES
 
 _LEAST_COLLUSION: Final = 0.05  # what devices insist on
+_LEAST_HONEST: Final = 2
 
 
 class SecAggPlan(Request):
@@ -95,6 +96,30 @@ class SecAggPlan(Request):
         """Return the sizes of the cohorts that so many devices make, largest first."""
         count = math.ceil(joined / self.cohort_size)
         return [len(range(place, joined, count)) for place in range(count)]
+
+    def honest(self, goal: int) -> int:
+        """Return how many devices of a sum do not collude at least.
+
+        Args:
+            goal: Devices with which a round closes.
+        """
+        largest = min(self.cohort_size, goal)
+        return self.cohort_minimum - math.floor(self.collusion * largest)
+
+    def insist_honest(self, goal: int) -> None:
+        """Check that noise of devices can be told from those that do not collude.
+
+        Raises:
+            ValueError: There may be fewer than two.
+        """
+        honest = self.honest(goal)
+        if honest < _LEAST_HONEST:
+            raise ValueError(
+                f"distributed_gaussian needs secagg.cohort_minimum so high that two "
+                f"devices of a sum do not collude; of {self.cohort_minimum} it may be "
+                f"{max(0, honest)}, at a collusion of {self.collusion:g} among "
+                f"{min(self.cohort_size, goal)}"
+            )
 
     def insist_sizes(self, **joined: int) -> None:
         """Check that so many devices make cohorts that keep the promise.

@@ -92,6 +92,13 @@ class Plan(Request):
             )
         self.privacy.insist_rounds(self.rounds, self.round, self.participation)
         self.privacy.insist_company(self.aggregation, self.gate)
+        if self.privacy.mechanism == "distributed_gaussian":
+            if self.secagg is None:
+                raise ValueError(
+                    "distributed_gaussian needs secagg: what one device adds hides its "
+                    "update only within a sum"
+                )
+            self.secagg.insist_honest(self.round.goal)
         return self
 
     @pydantic.model_validator(mode="after")

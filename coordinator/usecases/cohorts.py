@@ -6,6 +6,7 @@ A decision is kept before anybody is told of it, and never taken again.
 import datetime as dt
 import secrets
 
+from coordinator.domain import privacy as domain_privacy
 from coordinator.domain import schedules
 from coordinator.domain.events import Happening
 from coordinator.domain.rounds import Phase, Round
@@ -92,13 +93,22 @@ def _encoding(tx: Transaction, round_: Round, task: Task) -> Encoding:
     size = models.get(tx, round_.model).manifest.trainable_size
     if round_.kind is Kind.EVALUATE:  # figures alone, and an update of 0
         size, privacy = 1, None
+
+    def noise_of(bits: int) -> float:
+        if privacy is None:
+            return 0.0
+        honest = plan.honest(task.plan.round.goal)
+        return domain_privacy.device_stddev(privacy, bits, size, honest=honest)
+
+    bits = summands.most_bits(plan.cohort_size, noise_of=noise_of)
     return Encoding(
         size=size,
         clip_norm=clip_norm or 1.0,
-        bits=summands.most_bits(plan.cohort_size),
+        bits=bits,
         max_devices=plan.cohort_size,
         weighting="examples" if privacy is None else "uniform",
         max_examples=plan.max_examples,
+        noise_stddev=noise_of(bits),
     )
 
 

@@ -61,6 +61,29 @@ def test_the_table_turns_it_on() -> None:
             "cohort_minimum must be at most cohort_size 5, got 6",
         ),
         (
+            PRIVACY + 'mechanism = "distributed_gaussian"',
+            "distributed_gaussian needs secagg: what one device adds",
+        ),
+        (
+            "[secagg]\ncohort_minimum = 5\ncollusion = 0.1\n"
+            + PRIVACY
+            + 'mechanism = "distributed_gaussian"',
+            "of 5 it may be 0, at a collusion of 0.1 among 50",
+        ),
+        (
+            "[secagg]\n"
+            + PRIVACY
+            + 'mechanism = "distributed_gaussian"\nclip_quantile = 0.5',
+            "distributed_gaussian takes no clip_quantile: devices add noise before",
+        ),
+        (
+            "[secagg]\n"
+            + PRIVACY
+            + 'mechanism = "distributed_gaussian"\n'
+            + 'sampling = "poisson"\nsampling_rate = 0.1',
+            "distributed_gaussian takes no sampling: the coordinator knows who",
+        ),
+        (
             SECAGG + "[evaluation]\nminimum = 1",
             "evaluation.minimum must be at least secagg.cohort_minimum 5, got 1",
         ),

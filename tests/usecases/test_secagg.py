@@ -1,6 +1,7 @@
 """Rounds of secure aggregation: sums of those that stay, exact, or none at all."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from coordinator.domain.errors import (
 from coordinator.domain.rounds import Phase
 from coordinator.domain.tasks import Status
 from coordinator.domain.uploads import PartialUpload, Whole
-from coordinator.protocol import device_keys, digests
+from coordinator.protocol import device_keys, digests, fixed_point
 from coordinator.protocol.encodings import Report
 from coordinator.protocol.plan_privacy import PrivacyPlan
 from coordinator.protocol.plan_rounds import EvaluationPlan
@@ -247,6 +248,47 @@ def test_a_private_sum_has_the_noise_and_the_price_of_a_clear_one(
     assert entry.epsilon == clear
     (*_, metrics) = tasks.list_metrics(federation.store, task_id="task")
     assert metrics.train is None
+
+
+def test_devices_add_the_noise_and_the_worker_none(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def draw(*_: object) -> None:
+        raise AssertionError("the worker draws noise")
+
+    monkeypatch.setattr("coordinator.compute.private._sample", draw)
+    settings = PrivacyPlan(
+        mechanism="distributed_gaussian",
+        population=1000,
+        delta=1e-6,
+        clip_norm=CLIP,
+        epsilon=500.0,
+        noise_multiplier=1.0,
+    )
+    federation.start(settings=secure(secagg=SecAggPlan(), privacy=settings))
+    devices = gather(federation)
+    for take in (deal, send, reveal):
+        take(devices)
+    (round_,) = federation.attempts()
+    (formed,) = federation.store.read(lambda tx: stored.cohorts(tx, round_.id))
+    encoding = formed.cohort.manifest.encoding
+    least = fixed_point.longest(encoding.bits, SIZE) / math.sqrt(5)  # five are honest
+    assert encoding.noise_stddev == pytest.approx(least)
+
+    assert release(federation) == 1
+    change = federation.weights(1) - federation.weights(0)
+    noise = change.astype(np.float64) - np.array([21 / 6, *[0.0] * (SIZE - 1)])
+    stddev = math.sqrt(6 / 5) * CLIP / 6
+    assert 0.2 * stddev < np.sqrt(np.mean(noise**2)) < 3 * stddev
+    (entry,) = privacy.look(federation.store, task_id="task").ledger
+    assert entry.mechanism == "distributed_gaussian"
+    assert entry.epsilon == federation.compute.epsilon(
+        entry.terms, 1, on_wait=lambda: None
+    )
+    stated = privacy_statement.of(federation.task().plan, ())
+    assert "noise: every sum has all of it from 5 devices" in (stated.trusted or "")
+    assert "the coordinator, and anybody" in (stated.observer or "")
+    assert any("abandoned after" in each for each in stated.not_covered)
 
 
 def test_the_statement_says_what_sums_hide(federation: Federation) -> None:

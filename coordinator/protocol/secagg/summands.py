@@ -9,13 +9,19 @@ With weighting ``examples``, a device's weight is its share of ``max_examples``,
 1, and scales its update too: the sum over the weights is their weighted mean. With
 ``uniform``, which differential privacy needs, it is 1 for all.
 
+With ``noise_stddev`` each device adds discrete Gaussian noise to its update, and tells
+no metrics: then nobody sees a sum without noise, whoever takes the masks off.
+
 Source: Bonawitz et al. 2019, "Federated Learning with Autotuned Communication-Efficient
     Secure Aggregation", section 3 (unbiased rounding).
 """
 
 import dataclasses
+import hashlib
+import hmac
 import math
 import struct
+from collections.abc import Callable
 from typing import Final, Literal, Self
 
 import numpy as np
@@ -23,7 +29,7 @@ import numpy.typing as npt
 import pydantic
 from pydantic import Field
 
-from coordinator.protocol import fixed_point
+from coordinator.protocol import discrete_gaussian, fixed_point
 from coordinator.protocol.encodings import MAX_EXAMPLES, Report
 from coordinator.protocol.keystream import Keystream
 from coordinator.protocol.manifest import Record, Vector
@@ -60,14 +66,14 @@ class Encoding(Record):
         0.0,
         ge=0,
         allow_inf_nan=False,
-        description="Standard deviation of noise in an element of the sum, in whole "
-        "numbers.",
+        description="Standard deviation of the noise that each device adds to an "
+        "element, in whole numbers; 0: none.",
     )
 
     @pydantic.model_validator(mode="after")
     def _sum_fits(self) -> Self:
         most = self.max_devices * (1 << self.bits)
-        if most + _NOISE_STDDEVS * self.noise_stddev >= _HALF:
+        if most + _noise_room(self.max_devices, self.noise_stddev) >= _HALF:
             raise ValueError(
                 f"the sum of {self.max_devices} devices with {self.bits} bits and "
                 f"noise of {self.noise_stddev:g} may not fit in 32 bits"
@@ -98,20 +104,31 @@ class Encoding(Record):
         )
 
 
-def most_bits(max_devices: int, *, noise_stddev: float = 0.0) -> int:
+def most_bits(
+    max_devices: int, *, noise_of: Callable[[int], float] = lambda _: 0.0
+) -> int:
     """Return the most bits with which the sum of so many devices fits.
+
+    Args:
+        max_devices: Summands.
+        noise_of: Standard deviation of each device's noise, by bits.
 
     Raises:
         ValueError: Fewer than 16, with which rounding would show.
     """
-    room = (_HALF - 1 - _NOISE_STDDEVS * noise_stddev) / max_devices
-    bits = min(_MAX_BITS, math.floor(math.log2(room))) if room >= 1 else 0
-    if bits < _MIN_BITS:
-        raise ValueError(
-            f"the sum of {max_devices} devices and noise of {noise_stddev:g} leaves "
-            f"{bits} bits an element, and needs {_MIN_BITS}"
-        )
-    return bits
+    for bits in range(_MAX_BITS, _MIN_BITS - 1, -1):
+        room = _noise_room(max_devices, noise_of(bits))
+        if max_devices * (1 << bits) + room < _HALF:
+            return bits
+    raise ValueError(
+        f"the sum of {max_devices} devices and their noise does not fit in 32 bits "
+        f"with {_MIN_BITS} for each"
+    )
+
+
+def _noise_room(devices: int, stddev: float) -> float:
+    """Return what so many devices' noise in an element stays below."""
+    return _NOISE_STDDEVS * math.sqrt(devices) * stddev
 
 
 def encode(delta: Vector, report: Report, encoding: Encoding, *, key: bytes) -> Words:
@@ -122,7 +139,8 @@ def encode(delta: Vector, report: Report, encoding: Encoding, *, key: bytes) -> 
         report: Its weight and metrics.
         encoding: The cohort's.
         key: 32 secret bytes for this vector alone, from the system; they decide how
-            values between two whole numbers are rounded, so that the mean is right.
+            values between two whole numbers are rounded, so that the mean is right,
+            and the noise.
 
     Returns:
         shape (encoding.length,), uint32: negative numbers as their residue.
@@ -156,6 +174,13 @@ def encode(delta: Vector, report: Report, encoding: Encoding, *, key: bytes) -> 
         part += chance.uniforms(part.size)
         np.floor(part, out=part)
         whole[start : start + part.size] = part
+    if encoding.noise_stddev:
+        noise = Keystream(hmac.digest(key, b"noise", hashlib.sha256))
+        whole[: encoding.size] += discrete_gaussian.sample(
+            noise, stddev=encoding.noise_stddev, size=encoding.size
+        ).astype(np.int32)
+        whole[encoding.size :] = (1, weight, 0, 0, 0)
+        return vector
     loss = min(max(report.train_loss, 0.0), MAX_MEAN_LOSS) / MAX_MEAN_LOSS
     accuracy = min(max(report.train_accuracy, 0.0), 1.0)
     luck = chance.uniforms(2)

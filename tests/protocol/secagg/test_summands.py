@@ -155,7 +155,7 @@ def test_the_sum_of_the_most_devices_at_the_bound_does_not_wrap() -> None:
     "changes",
     [
         {"bits": 24, "max_devices": 128},
-        {"bits": 24, "max_devices": 100, "noise_stddev": 6e7},
+        {"bits": 24, "max_devices": 100, "noise_stddev": 6e6},
         {"bits": 15},
         {"bits": 27, "max_devices": 5},
         {"clip_norm": 0.0},
@@ -180,13 +180,13 @@ def test_an_encoding_whose_sum_may_wrap_or_mean_nothing_is_refused(
         (127, 0, 24),
         (128, 0, 23),
         (200, 0, 23),
-        (100, 6e7, 23),
+        (100, 6e6, 23),
     ],
 )
 def test_the_most_bits_fit_and_one_more_does_not(
     devices: int, noise: float, bits: int
 ) -> None:
-    assert summands.most_bits(devices, noise_stddev=noise) == bits
+    assert summands.most_bits(devices, noise_of=lambda _: noise) == bits
     fields = {"max_devices": devices, "noise_stddev": noise}
     encoding(bits=bits, **fields)
     with pytest.raises(pydantic.ValidationError):
@@ -195,8 +195,47 @@ def test_the_most_bits_fit_and_one_more_does_not(
 
 @pytest.mark.parametrize(("devices", "noise"), [(40_000, 0), (5, 2.0**29)])
 def test_too_few_bits_are_refused(devices: int, noise: float) -> None:
-    with pytest.raises(ValueError, match="and needs 16"):
-        summands.most_bits(devices, noise_stddev=noise)
+    with pytest.raises(ValueError, match="with 16 for each"):
+        summands.most_bits(devices, noise_of=lambda _: noise)
+
+
+def test_bits_leave_room_for_noise_that_grows_with_them() -> None:
+    bits = summands.most_bits(100, noise_of=lambda bits: 1.0 * (1 << bits))
+    assert bits == 23  # 100 * 2**24 would fit; 80 * 2**24 more does not
+
+
+def noise_in(stddev: float, size: int = 20_000) -> np.ndarray:
+    """What noise is in the sum of 16 devices, each with a key of its own."""
+    written = encoding(size, bits=20, noise_stddev=stddev, max_devices=16)
+    total = np.zeros(written.length, np.uint32)
+    for device in range(16):
+        total += summands.encode(
+            np.zeros(size, np.float32), REPORT, written, key=bytes([device]) * 32
+        )
+    added = summands.decode(total, written, devices=16)
+    assert added is not None
+    return added.update
+
+
+def test_each_device_adds_its_own_noise() -> None:
+    noise = noise_in(1000.0)
+    # four deviations of the estimates
+    assert abs(noise.mean()) < 4 * 4000 / math.sqrt(noise.size)
+    assert abs(noise.std() / 4000 - 1) < 4 / math.sqrt(2 * noise.size)
+    assert not noise_in(0.0).any()
+
+
+def test_who_adds_noise_tells_no_metrics_and_is_not_seen_to_be_clipped() -> None:
+    report = Report(examples=7, train_loss=3.0, train_accuracy=0.9)
+    for delta in ([9.0, 0.0], [0.0, 0.0]):
+        written = encode(delta, report, weighting="uniform", bits=20, noise_stddev=1e3)
+        assert written[2:].tolist() == [1, 1 << 20, 0, 0, 0]
+
+
+def test_the_same_key_gives_the_same_noise() -> None:
+    first, again = (encode([1.0, 2.0], noise_stddev=1e3) for _ in range(2))
+    other = encode([1.0, 2.0], noise_stddev=1e3, key=b"o" * 32)
+    assert first.tolist() == again.tolist() != other.tolist()
 
 
 def test_a_weighted_mean_comes_out() -> None:
