@@ -52,6 +52,7 @@ class Outcome:
     simulated_s: tuple[float, ...]  #: of the swarm's own clock; empty without one
     bytes_up_a_device: float  #: in a round, mean
     seconds: float
+    epsilon: float | None  #: at the end; none: nothing is promised
     stopped: bool  #: the task did not get through its rounds
 
     @property
@@ -80,6 +81,7 @@ class Outcome:
             f"{self.accuracies[-1]:.2%}",
             f"{max(self.accuracies):.2%}",
             first,
+            "" if self.epsilon is None else f"{self.epsilon:.2f}",
             f"{self.bytes_up_a_device / 1e6:.2f}",
             f"{self.seconds:.0f}",
         )
@@ -139,13 +141,15 @@ def _compared(outcomes: Sequence[Outcome]) -> list[Outcome]:
 
 
 _HEADING: Final = (
-    "| run | rounds | accuracy at the end | best | first round at | MB up a device "
-    "and round | seconds |\n| --- | --- | --- | --- | --- | --- | --- |"
+    "| run | rounds | accuracy at the end | best | first round at | epsilon | MB up a "
+    "device and round | seconds |\n| --- | --- | --- | --- | --- | --- | --- | --- |"
 )
 
 
 def _read(row: Mapping[str, Any], data_dir: pathlib.Path) -> Run:
     settings = tomllib.loads((_ROOT / row["plan"]).read_text())
+    for name in row.get("without", ()):
+        del settings[name]
     for name, value in row.get("set", {}).items():
         if isinstance(value, Mapping):
             settings[name] = {**settings.get(name, {}), **value}
@@ -193,6 +197,7 @@ def _run(run: Run, folder: pathlib.Path, rounds: int | None) -> Outcome:
         simulated_s=() if None in simulated else tuple(simulated),
         bytes_up_a_device=content["bytes_up_a_device"] or 0.0,
         seconds=content["seconds"],
+        epsilon=rows[-1].get("epsilon"),
         stopped=content["stopped"] is not None,
     )
 

@@ -73,6 +73,7 @@ class Learner:
             encoding=assignment.encoding,
             topk_share=assignment.topk_share or 1.0,
             error_feedback=assignment.error_feedback,
+            noise=assignment.noise,
             residual=residual.values if residual is not None and of_task else None,
         )
         return await self._trainers.run(

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from ai_edge_litert.interpreter import Interpreter
 
 from coordinator.protocol import allocator, deltas, digests, encodings
+from coordinator.protocol.local_noise import LocalNoise
 from coordinator.protocol.manifest import Manifest, Vector
 from coordinator.protocol.plan_training import TrainingPlan
 from device_sim import augment
@@ -73,6 +74,7 @@ class Writing:
     topk_share: float = 1.0
     error_feedback: bool = False
     residual: Vector | None = None  #: left out of the last accepted update
+    noise: LocalNoise | None = None  #: added before anybody sees the update
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,7 +195,8 @@ class Trainer:
 
         With error feedback the residual is added to the delta, and what the encoding
         leaves out becomes the next one (Seide et al. 2014; Karimireddy et al. 2019).
-        ``tamper`` is what an attacker makes of the delta before it is written.
+        ``tamper`` is what an attacker makes of the delta before it is written. Noise
+        is drawn from the system, not from ``rng``.
 
         Raises:
             NoExamples: ``x`` is empty.
@@ -209,6 +212,13 @@ class Trainer:
         if not np.isfinite([total, update.train_loss]).all():
             raise TrainingDiverged(_diverged(plan))
         writing = writing or Writing()
+        if writing.noise is not None:
+            update = encodings.Update(
+                delta=writing.noise.add(update.delta, key=os.urandom(32)),
+                examples=1,
+                train_loss=0.0,
+                train_accuracy=0.0,
+            )
         feeds_back = writing.error_feedback and writing.encoding != "f32"
         if feeds_back and writing.residual is not None:
             np.add(update.delta, writing.residual, out=update.delta)

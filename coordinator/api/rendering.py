@@ -58,6 +58,7 @@ def assignment(
         encoding=encoding,
         topk_share=update.topk_share if encoding == "topk" else None,
         error_feedback=update.error_feedback and encoding != "f32",
+        noise=None if plan.privacy is None or not train else plan.privacy.local_noise,
         secagg=(
             None
             if session is None

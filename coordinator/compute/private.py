@@ -15,6 +15,7 @@ from coordinator.domain.norms import Tracked
 from coordinator.domain.privacy import BITS, PrivateFold
 from coordinator.protocol import discrete_gaussian, fixed_point
 from coordinator.protocol.keystream import Keystream
+from coordinator.protocol.local_noise import LocalNoise
 from coordinator.protocol.manifest import Vector
 
 Whole = npt.NDArray[np.int64]
@@ -50,7 +51,11 @@ class PrivateFolder:
         Raises:
             ValueError: A delta has a wrong shape or dtype, or is not finite.
         """
-        norm = clip_norm or settings.clip_norm
+        norm = promised = clip_norm or settings.clip_norm
+        if settings.noise_from == "devices":  # who is longer than noise is no device
+            norm = LocalNoise(
+                clip_norm=promised, noise_multiplier=settings.noise_multiplier
+            ).longest(size)
         total, surplus = np.zeros(size, np.int64), 0
         for index in range(len(updates)):
             delta = updates[index][1]
@@ -68,7 +73,7 @@ class PrivateFolder:
             total, settings, clip_norm=norm, bits=BITS, on_progress=on_progress
         )
         tracked = Tracked(clip_norm=_next_norm(settings, norm, surplus))
-        return dataclasses.replace(folded, tracked=tracked)
+        return dataclasses.replace(folded, tracked=tracked, clipped_to=promised)
 
     def fold_sum(
         self,
@@ -91,7 +96,7 @@ class PrivateFolder:
         """
         noise = (
             np.zeros(total.size, np.int64)
-            if settings.is_noisy
+            if settings.noise_from != "worker"
             else self._noise(settings, bits, total.size, on_progress)
         )
         unit = clip_norm / (1 << bits)

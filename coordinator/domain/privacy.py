@@ -11,7 +11,7 @@ import datetime as dt
 import hashlib
 import hmac
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, Literal
 
 from coordinator.domain.errors import UnsuitablePlan
@@ -24,6 +24,12 @@ BITS: Final = 24  #: clip_norm is 2**24 in the sum's units: rounding adds 0.01 %
 _LEAST_CLIP: Final = 1e-6
 _MOST_CLIP: Final = 1e6
 
+#: Who adds it: to the sum of all, to what each adds to a sum, or to each update.
+NoiseFrom = Literal["worker", "cohorts", "devices"]
+_NOISE_FROM: Final[Mapping[str, NoiseFrom]] = {
+    "distributed_gaussian": "cohorts",
+    "local_gaussian": "devices",
+}
 Purpose = Literal["noise", "count", "rounding", "coins"]
 
 
@@ -86,7 +92,7 @@ class PrivateFold:
     keys: "RoundKeys"
     adaptive: AdaptiveClip | None = None
     bands: int = 1  #: over which noise is taken back; 1: it is independent
-    is_noisy: bool = False  #: devices have added the noise
+    noise_from: NoiseFrom = "worker"
     past: tuple[bytes, ...] = ()  #: noise keys of all releases before; bands above 1
 
 
@@ -170,7 +176,7 @@ def fold_of_round(
         keys=RoundKeys(secret, round_id),
         adaptive=adaptive,
         bands=bands,
-        is_noisy=privacy.mechanism == "distributed_gaussian",
+        noise_from=_NOISE_FROM.get(privacy.mechanism, "worker"),
         past=tuple(
             RoundKeys(secret, each).key("noise")
             for each in (released if bands > 1 else ())

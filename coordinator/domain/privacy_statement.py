@@ -65,12 +65,15 @@ _TRUSTED_WITH_NOISY_SUMS: Final = (
     "{honest} devices; the coordinator sees noisy sums alone, as long as it works with "
     "no more than a share of {collusion:g} of a cohort and invents no devices"
 )
+_TRUSTED_WITH_NOTHING: Final = (
+    "nobody but the device itself, which clips its update and adds noise to it"
+)
 _COORDINATOR_TOO: Final = (
     "the coordinator, and anybody who sees every published version"
 )
 _SEEN_IN_VAIN: Final = (
-    "rounds that were abandoned after devices had sent their vectors: the coordinator "
-    "may have seen noisy sums that no release pays for"
+    "rounds that were abandoned after devices had sent what they trained: the "
+    "coordinator may have seen noise on it that no release pays for"
 )
 _UNPROTECTED: Final = "everything: this task has no differential privacy"
 _SUMS_TELL: Final = "what sums and versions tell: this task has no differential privacy"
@@ -134,7 +137,8 @@ def of(plan: Plan, ledger: Sequence[Release]) -> Statement:
             not_covered=(_SUMS_TELL if summed else _UNPROTECTED,),
         )
     by_coin = privacy.sampling == "poisson"
-    by_devices = privacy.mechanism == "distributed_gaussian"
+    by_devices = privacy.mechanism in {"distributed_gaussian", "local_gaussian"}
+    clipped_by_device = summed or privacy.mechanism == "local_gaussian"
     return Statement(
         mechanism=privacy.mechanism,
         epsilon=ledger[-1].epsilon if ledger else 0.0,
@@ -147,7 +151,7 @@ def of(plan: Plan, ledger: Sequence[Release]) -> Statement:
         accountant=ledger[-1].accountant if ledger else None,
         assumptions=(
             _participation(plan, len(ledger)),
-            *(_SUMMED_BOUND if summed else _BOUND),
+            *(_SUMMED_BOUND if clipped_by_device else _BOUND),
             *((_UNSEEN,) if by_coin else ()),
         ),
         withheld=(*summed, *_WITHHELD),
@@ -158,6 +162,8 @@ def of(plan: Plan, ledger: Sequence[Release]) -> Statement:
 def _trusted(plan: Plan) -> str:
     """Say who sees what no noise covers, and who adds it."""
     privacy, secagg = plan.privacy, plan.secagg
+    if privacy is not None and privacy.mechanism == "local_gaussian":
+        return _TRUSTED_WITH_NOTHING
     if privacy is None or secagg is None:
         return _TRUSTED
     if privacy.mechanism != "distributed_gaussian":

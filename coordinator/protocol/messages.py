@@ -8,6 +8,7 @@ from pydantic import AwareDatetime, Field
 from coordinator.protocol.deltas import EncodingName
 from coordinator.protocol.device_keys import MAX_CHARACTERS
 from coordinator.protocol.encodings import MAX_EXAMPLES, MAX_LOSS
+from coordinator.protocol.local_noise import LocalNoise
 from coordinator.protocol.manifest import Name, Record, Request, Sha256, example
 from coordinator.protocol.plan_training import TrainingPlan
 from coordinator.protocol.vocabulary import FailureReason, Kind, WaitReason
@@ -175,6 +176,10 @@ class Assignment(Record):
         False,  # noqa: FBT003 - the default
         description="Whether to add to the delta what the encoding left out of the "
         "last accepted update.",
+    )
+    noise: LocalNoise | None = Field(
+        None,
+        description="What to do to the delta before it is written; absent: nothing.",
     )
     secagg: SecAggTerms | None = Field(
         None, description="Absent: what is reported is reported in the clear."

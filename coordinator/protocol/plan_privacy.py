@@ -6,13 +6,14 @@ from typing import Final, Literal, Self, TypeAlias
 import pydantic
 from pydantic import Field
 
+from coordinator.protocol.local_noise import LocalNoise
 from coordinator.protocol.manifest import Request
 from coordinator.protocol.plan_checks import refuse_set
 from coordinator.protocol.plan_rounds import ParticipationPlan, RoundPlan
 from coordinator.protocol.plan_server import AggregationPlan, GatePlan
 
 Mechanism: TypeAlias = Literal[
-    "central_gaussian", "central_bsr", "distributed_gaussian"
+    "central_gaussian", "central_bsr", "distributed_gaussian", "local_gaussian"
 ]
 _MOST_CHOSEN: Final = 100_000
 MAX_BSR_ROUNDS: Final = 2000  # a worker that starts draws the noise of all before
@@ -39,7 +40,8 @@ class PrivacyPlan(Request):
         "`central_bsr`: noise that later rounds partly take back (DP-FTRL, banded "
         "square root), for devices that rest between rounds; `distributed_gaussian`: "
         "noise of the devices themselves, under `secagg`, so that the coordinator sees "
-        "noisy sums alone.",
+        "noisy sums alone; `local_gaussian`: all of the noise in each update, so that "
+        "nobody is trusted and little is learnt.",
     )
     population: int = Field(
         ge=2,
@@ -169,7 +171,28 @@ class PrivacyPlan(Request):
                 "the coordinator knows who takes part, so coins promise nothing",
                 "devices add noise before anybody knows how long updates are",
             )
+        if self.sampling == "none" and self._delta_of_one() > self.delta:
+            raise ValueError(
+                f"noise_multiplier {self.noise_multiplier:g} is too little: one "
+                f"release would pass epsilon {self.epsilon:g} at delta {self.delta:g}"
+            )
+        if self.mechanism == "local_gaussian":
+            self._insist_one_measure(
+                "the coordinator sees every update, and who sent it",
+                "devices add noise before anybody knows how long updates are",
+            )
         return self
+
+    def _delta_of_one(self) -> float:
+        """Return the chance with which one release breaks ``epsilon``.
+
+        Source: Balle and Wang 2018, "Improving the Gaussian Mechanism for Differential
+            Privacy", theorem 8.
+        """
+        mean = 1 / self.noise_multiplier
+        beyond, within = self.epsilon / mean - mean / 2, self.epsilon / mean + mean / 2
+        allowed = math.exp(min(0.0, self.epsilon + _log_tail(within)))
+        return math.erfc(beyond / math.sqrt(2)) / 2 - allowed
 
     def _insist_one_measure(self, against_coins: str, against_quantile: str) -> None:
         if self.sampling == "poisson":
@@ -239,6 +262,15 @@ class PrivacyPlan(Request):
                 "else coins alone abandon rounds"
             )
 
+    @property
+    def local_noise(self) -> LocalNoise | None:
+        """What each device adds for itself; none: nothing."""
+        if self.mechanism != "local_gaussian":
+            return None
+        return LocalNoise(
+            clip_norm=self.clip_norm, noise_multiplier=self.noise_multiplier
+        )
+
     def insist_company(
         self, aggregation: AggregationPlan, gate: GatePlan | None
     ) -> None:
@@ -263,3 +295,12 @@ class PrivacyPlan(Request):
                 "privacy takes no gate.max_loss_rise or gate.max_norm_ratio: whether a "
                 "round passes them tells what nobody added noise to"
             )
+
+
+def _log_tail(x: float) -> float:
+    """Return the logarithm of a normal variable's chance to be above ``x`` > 0."""
+    tail = math.erfc(x / math.sqrt(2)) / 2
+    if tail:
+        return math.log(tail)
+    # Abramowitz and Stegun 1964, 26.2.12, where that is too small for a float
+    return -x * x / 2 - math.log(x * math.sqrt(2 * math.pi)) - 1 / (x * x)

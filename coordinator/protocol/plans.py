@@ -92,6 +92,17 @@ class Plan(Request):
             )
         self.privacy.insist_rounds(self.rounds, self.round, self.participation)
         self.privacy.insist_company(self.aggregation, self.gate)
+        if self.privacy.local_noise is not None:
+            if self.secagg is not None:
+                raise ValueError(
+                    "local_gaussian takes no secagg: under it distributed_gaussian "
+                    "promises as much with less noise"
+                )
+            if self.update.encoding != "f32":
+                raise ValueError(
+                    f"local_gaussian takes no update.encoding, got "
+                    f"{self.update.encoding}: noise leaves nothing to be saved"
+                )
         if self.privacy.mechanism == "distributed_gaussian":
             if self.secagg is None:
                 raise ValueError(

@@ -9,6 +9,7 @@ import pytest
 from coordinator.compute.private import PrivateFolder, square_root_taps
 from coordinator.domain.aggregation import Folded
 from coordinator.domain.privacy import AdaptiveClip, PrivateFold, RoundKeys
+from coordinator.protocol.local_noise import LocalNoise
 from coordinator.protocol.manifest import Vector
 
 SIZE = 20_000
@@ -61,6 +62,20 @@ def test_a_long_update_is_scaled_down_to_the_clip_norm() -> None:
         unit(1, 0.25) / 4,
         atol=2 * UNIT / 16,
     )
+
+
+def test_no_noise_is_added_to_what_has_it_and_who_is_longer_than_noise_is_cut() -> None:
+    local = LocalNoise(clip_norm=1.0, noise_multiplier=2.0)
+    settings = dataclasses.replace(SILENT, noise_multiplier=2.0, noise_from="devices")
+    noisy = [local.add(unit(seed), key=bytes([seed]) * 32) for seed in (1, 2)]
+    liar = unit(3, 1e6)
+
+    folded = fold([(1.0, each) for each in (*noisy, liar)], settings)
+
+    longest = local.longest(SIZE)
+    expected = (noisy[0] + noisy[1] + unit(3, longest)) / 4
+    np.testing.assert_allclose(folded.mean, expected, atol=1e-3)
+    assert folded.clipped_to == 1.0
 
 
 def test_no_update_at_all_is_noise_alone() -> None:

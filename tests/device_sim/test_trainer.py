@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from coordinator.protocol import encodings
+from coordinator.protocol.local_noise import LocalNoise
 from coordinator.protocol.manifest import Vector
 from coordinator.protocol.plan_training import TrainingPlan
 from device_sim import trainer
@@ -54,6 +55,35 @@ def test_the_same_seed_gives_the_same_bytes_and_another_gives_others(
     train(second, weights, count=17)  # what ran before must not show
     assert train(first, weights).body == train(second, weights).body
     assert train(first, weights, seed=2).body != train(first, weights).body
+
+
+def test_noise_is_added_before_the_update_is_written_and_no_figures_are(
+    model: trainer.Model, weights: Vector
+):
+    own = trainer.Trainer(model)
+    x, y = examples(10)
+    noise = LocalNoise(clip_norm=0.5, noise_multiplier=0.01)
+
+    def noisy() -> trainer.Trained:
+        return own.train(
+            x,
+            y,
+            weights=weights,
+            plan=PLAN,
+            rng=np.random.default_rng(1),
+            writing=trainer.Writing(noise=noise),
+        )
+
+    first, again = noisy(), noisy()
+
+    told = encodings.decode_update(model.manifest, first.body, max_examples=10)
+    plain = encodings.decode_update(
+        model.manifest, train(own, weights).body, max_examples=10
+    )
+    assert (told.examples, told.train_loss, told.train_accuracy) == (1, 0.0, 0.0)
+    clipped = plain.delta * min(1.0, 0.5 / np.linalg.norm(plain.delta))
+    assert (told.delta - clipped).std() == pytest.approx(0.005, rel=0.01)
+    assert first.body != again.body  # its noise is nobody's to draw again
 
 
 def test_each_epoch_trains_on_images_moved_for_it(

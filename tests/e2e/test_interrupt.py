@@ -19,6 +19,7 @@ rounds = 40
 [round]
 goal = 4
 minimum = 4
+lease_s = 10
 """
 TASK = "interrupted"
 

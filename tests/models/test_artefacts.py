@@ -35,6 +35,7 @@ def test_the_small_network_has_its_published_size() -> None:
 
     assert manifest.size == manifest.trainable_size == 693_962
     assert keras_models.cnn(62).count_params() == 693_962 + 52 * 129
+    assert scenario.shipped("cnn_small").manifest.size == 5_258
 
 
 @pytest.mark.parametrize("name", NAMES)

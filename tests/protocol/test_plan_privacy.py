@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import dp_accounting
 import pydantic
 import pytest
 
@@ -10,6 +11,7 @@ from coordinator.protocol.plans import Plan
 NONE: dict[str, Any] = {"population": 1000, "delta": 1e-4}
 POISSON = {**NONE, "sampling": "poisson", "sampling_rate": 0.05}
 BSR = {**NONE, "mechanism": "central_bsr", "bands": 8}
+LOCAL = {**NONE, "mechanism": "local_gaussian"}
 ADAPTIVE = {**NONE, "clip_quantile": 0.5}
 ROUND = {"goal": 50, "minimum": 25}
 
@@ -34,6 +36,7 @@ def plan(
         ({**POISSON, "clip_quantile": 0.5}, {}),
         (ADAPTIVE, {}),
         (BSR, {"participation": {"min_separation": 8}}),
+        (LOCAL, {"participation": {"max_rounds": 3}}),
     ],
 )
 def test_plans_whose_promise_holds_are_taken(
@@ -44,6 +47,16 @@ def test_plans_whose_promise_holds_are_taken(
     assert Plan.model_validate_json(taken.model_dump_json()) == taken
 
 
+@pytest.mark.parametrize("epsilon", [0.1, 1.0, 8.0, 60.0, 1000.0])
+def test_the_least_noise_that_is_taken_is_the_accountants(epsilon: float) -> None:
+    least = dp_accounting.get_sigma_gaussian(epsilon, 1e-4)
+    settings = {**NONE, "epsilon": epsilon}
+
+    plan({**settings, "noise_multiplier": 1.0001 * least})
+    with pytest.raises(pydantic.ValidationError, match="too little"):
+        plan({**settings, "noise_multiplier": 0.9999 * least})
+
+
 @pytest.mark.parametrize(
     ("privacy", "others", "why"),
     [
@@ -51,6 +64,11 @@ def test_plans_whose_promise_holds_are_taken(
         ({"population": 1000}, {}, "delta"),
         ({"delta": 1e-4}, {}, "population"),
         (NONE, {"asynchronous": {}}, "no asynchronous rounds"),
+        ({**NONE, "noise_multiplier": 0.3}, {}, "too little: one release would pass"),
+        ({**LOCAL, "clip_quantile": 0.5}, {}, "local_gaussian takes no clip_quantile"),
+        ({**POISSON, **LOCAL}, {}, "local_gaussian takes no sampling: the coordinator"),
+        (LOCAL, {"update": {"encoding": "q8"}}, "takes no update.encoding, got q8"),
+        (LOCAL, {"secagg": {}}, "local_gaussian takes no secagg: under it distributed"),
         (POISSON, {"asynchronous": {}}, "no asynchronous rounds"),
         (NONE, {"aggregation": {"rule": "median"}}, "rule mean alone, got median"),
         (NONE, {"aggregation": {"max_norm": 1.0}}, "privacy.clip_norm clips"),

@@ -6,11 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from coordinator.api import rendering
 from coordinator.domain import privacy_statement
 from coordinator.domain.errors import UnsuitablePlan
 from coordinator.domain.privacy import BudgetSpent, Release
 from coordinator.domain.rounds import Phase
 from coordinator.domain.tasks import Status
+from coordinator.protocol.local_noise import LocalNoise
 from coordinator.protocol.plan_privacy import PrivacyPlan
 from coordinator.protocol.plan_rounds import EvaluationPlan, ParticipationPlan
 from coordinator.protocol.plans import Plan
@@ -90,6 +92,31 @@ def test_a_release_is_the_noisy_sum_by_a_constant(federation: Federation) -> Non
     expected = before + np.array([0.55] + [0.05] * 9)
     noise = federation.weights(1) - expected
     assert 0.001 < np.abs(noise).max() < 6 * 0.05 / 2
+
+
+def test_devices_that_add_noise_themselves_are_told_to_and_the_worker_adds_none(
+    federation: Federation,
+) -> None:
+    settings = private(mechanism="local_gaussian", noise_multiplier=1.0, goal=2)
+    federation.start(settings=settings)
+    before = federation.weights(0)
+    works = [federation.lease() for _ in range(2)]
+    told = rendering.assignment(
+        works[0], encodings_known=(), now=federation.clock.now()
+    )
+    assert told.noise == LocalNoise(clip_norm=1.0, noise_multiplier=1.0)
+    for work in works:
+        federation.submit(work, update_body([1.5] * 10))  # longer than the clip norm
+
+    federation.release(federation.must_claim())
+
+    assert federation.weights(1) - before == pytest.approx([1.5] * 10, abs=1e-4)
+    (entry,) = ledger(federation)
+    assert (entry.mechanism, entry.clip_norm) == ("local_gaussian", 1.0)
+    stated = privacy_statement.of(settings, (entry,))
+    assert (stated.trusted or "").startswith("nobody but the device itself")
+    assert "the coordinator, and anybody" in (stated.observer or "")
+    assert any("clips its own update" in each for each in stated.assumptions)
 
 
 def test_few_updates_are_divided_by_the_same_constant(federation: Federation) -> None:
@@ -221,15 +248,17 @@ def test_the_secret_stays_while_the_task_runs(federation: Federation) -> None:
 
 
 def test_a_release_that_would_pass_the_budget_does_not_happen(
-    federation: Federation,
+    federation: Federation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    federation.start(settings=private(noise_multiplier=1.0, epsilon=4.0))
+    federation.start(settings=private(noise_multiplier=1.0, epsilon=5.0))
     for _ in range(2):
         federation.take_part()
     claim = federation.must_claim()
     before = federation.state()
+    # Plans refuse what one release would break: a stricter accountant came since.
+    monkeypatch.setattr(federation.compute, "epsilon", lambda *_, **__: 5.377)
 
-    with pytest.raises(BudgetSpent, match=r"release 1 would take epsilon to 4\.377, "):
+    with pytest.raises(BudgetSpent, match=r"release 1 would take epsilon to 5\.377, "):
         federation.release(claim)
 
     assert federation.state() == before

@@ -288,7 +288,7 @@ def test_devices_add_the_noise_and_the_worker_none(
     stated = privacy_statement.of(federation.task().plan, ())
     assert "noise: every sum has all of it from 5 devices" in (stated.trusted or "")
     assert "the coordinator, and anybody" in (stated.observer or "")
-    assert any("abandoned after" in each for each in stated.not_covered)
+    assert any("abandoned after devices" in each for each in stated.not_covered)
 
 
 def test_the_statement_says_what_sums_hide(federation: Federation) -> None:
