@@ -23,7 +23,10 @@ app = typer.Typer(
 @app.command()
 def build(
     model: Annotated[
-        str, typer.Argument(help="A model of Shoal's (cnn, cnn_deep, cnn_small), or FILE.keras.")
+        str,
+        typer.Argument(
+            help="A model of Shoal's (cnn, cnn_deep, cnn_small), or FILE.keras."
+        ),
     ],
     *,
     out: Annotated[
