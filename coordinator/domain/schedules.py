@@ -1,5 +1,6 @@
 """Which learning rate a round has."""
 
+import functools
 import math
 from typing import Final, assert_never
 
@@ -9,6 +10,7 @@ from coordinator.protocol.plan_training import TrainingPlan
 _LEAST_RATE: Final = 2.0**-126  # of float32, in which devices compute
 
 
+@functools.lru_cache(maxsize=256)
 def training_of_round(plan: TrainingPlan, number: int) -> TrainingPlan:
     """Return what devices do in a round: the plan with this round's constant rate.
 

@@ -19,14 +19,6 @@ from coordinator.store.tables import Row, assignments, evaluations, rounds, upda
 _INSERT: Final = assignments.insert()
 _INSERT_UPDATE: Final = updates.insert()
 _GET: Final = sa.select(assignments).where(assignments.c.id == sa.bindparam("id"))
-_RELEVANT: Final = sa.select(assignments).where(
-    assignments.c.device_id == sa.bindparam("device_id"),
-    (assignments.c.idempotency_key == sa.bindparam("key"))
-    | (assignments.c.state == State.LEASED)
-    | assignments.c.round_id.in_(
-        sa.select(rounds.c.id).where(rounds.c.phase == Phase.COLLECTING)
-    ),
-)
 _END: Final = (
     assignments.update()
     .where(
@@ -131,15 +123,6 @@ def get(tx: Transaction, assignment_id: str) -> Assignment:
     if row is None:
         raise AssignmentUnknown(assignment_id)
     return from_row(row)
-
-
-def relevant(tx: Transaction, device_id: str, key: str) -> list[Assignment]:
-    """Return what a check-in must know of a device's assignments.
-
-    Those that an idempotency key names, that are leased, or of a collecting round.
-    """
-    rows = tx.connection.execute(_RELEVANT, {"device_id": device_id, "key": key})
-    return [from_row(row) for row in rows]
 
 
 def expired(tx: Transaction, now: dt.datetime) -> list[Assignment]:

@@ -17,6 +17,9 @@ from coordinator.store.tables import Row, models, scores, versions
 
 #: by version and source
 Scores: TypeAlias = dict[tuple[int, str], Metrics]
+#: By the digest of their manifests, which are long.
+_KNOWN: Final[dict[str, Model]] = {}
+_MOST_KNOWN: Final = 64
 _GET: Final = sa.select(models.c.manifest, models.c.manifest_sha256).where(
     models.c.id == sa.bindparam("id")
 )
@@ -54,6 +57,17 @@ def get(tx: Transaction, model: str) -> Model:
     if found is None:
         raise ModelUnknown(model)
     return found
+
+
+def of_digest(tx: Transaction, model: str, manifest_sha256: str) -> Model:
+    """Return the model whose manifest has a digest; it is read once a process."""
+    known = _KNOWN.get(manifest_sha256)
+    if known is None:
+        known = get(tx, model)
+        if len(_KNOWN) >= _MOST_KNOWN:
+            _KNOWN.clear()
+        _KNOWN[known.manifest_sha256] = known
+    return known
 
 
 def every(tx: Transaction) -> list[Model]:

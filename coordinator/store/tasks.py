@@ -55,7 +55,7 @@ def replace(tx: Transaction, task: Task) -> None:
 def find(tx: Transaction, task_id: str) -> Task | None:
     """Return a task, or none."""
     row = tx.connection.execute(_GET, {"id": task_id}).one_or_none()
-    return None if row is None else _task(row)
+    return None if row is None else from_row(row)
 
 
 def get(tx: Transaction, task_id: str) -> Task:
@@ -73,7 +73,7 @@ def get(tx: Transaction, task_id: str) -> Task:
 def newest_first(tx: Transaction) -> list[Task]:
     """Return all tasks."""
     query = sa.select(tasks).order_by(tasks.c.created_at.desc(), tasks.c.id)
-    return [_task(row) for row in tx.connection.execute(query)]
+    return [from_row(row) for row in tx.connection.execute(query)]
 
 
 def any_running(tx: Transaction) -> bool:
@@ -93,7 +93,8 @@ def _plan(text: str) -> Plan:
     return Plan.model_validate_json(text)
 
 
-def _task(row: Row) -> Task:
+def from_row(row: Row) -> Task:
+    """Return the task in a row of the table."""
     return Task(
         id=row.id,
         plan=_plan(row.plan),

@@ -14,11 +14,10 @@ from coordinator.domain.tasks import Task
 from coordinator.protocol.vocabulary import Kind, WaitReason
 from coordinator.store import (
     assignments,
-    devices,
-    models,
     privacy,
     rounds,
     tasks,
+    work,
 )
 from coordinator.store.engine import Store, Transaction
 from coordinator.usecases import reporting
@@ -61,9 +60,9 @@ def check_in(
     """
 
     def body(tx: Transaction) -> Work | WaitReason:
-        if devices.revoked_at(tx, device_id) is not None:  # while it waited
+        revoked_at, own = work.of_device(tx, device_id, idempotency_key)
+        if revoked_at is not None:  # while it waited
             raise DeviceRevoked(device_id)
-        own = assignments.relevant(tx, device_id, idempotency_key)
         held = _held(tx, own, idempotency_key, now)
         if held is not None:
             return _work(tx, *held)
@@ -162,14 +161,10 @@ def _with_round(tx: Transaction, held: Assignment) -> tuple[Assignment, Round]:
 
 def _work(tx: Transaction, assignment: Assignment, round_: Round) -> Work:
     base = assignment.base_version
+    number = round_.base_version if base is None else base
+    task, model, version = work.of_round(tx, round_, number)
     return Work(
-        assignment=assignment,
-        round=round_,
-        task=tasks.get(tx, round_.task),
-        model=models.get(tx, round_.model),
-        version=models.get_version(
-            tx, round_.model, round_.base_version if base is None else base
-        ),
+        assignment=assignment, round=round_, task=task, model=model, version=version
     )
 
 
