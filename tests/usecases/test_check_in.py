@@ -13,6 +13,19 @@ from coordinator.usecases.check_in import Work
 from tests.support.federation import Federation, plan
 
 
+def test_each_task_is_given_with_its_own_model(federation: Federation) -> None:
+    federation.register("other")
+    federation.start("one", settings=plan(goal=1))
+    federation.start("two", settings=plan(goal=1).model_copy(update={"model": "other"}))
+
+    works = [federation.lease() for _ in range(2)]
+
+    assert {(work.task.id, work.model.id) for work in works} == {
+        ("one", "tiny"),
+        ("two", "other"),
+    }
+
+
 def test_before_any_task_there_is_no_open_round(federation: Federation) -> None:
     device = federation.enrol()
     before = federation.state()

@@ -97,7 +97,12 @@ def test_a_release_is_the_noisy_sum_by_a_constant(federation: Federation) -> Non
 def test_devices_that_add_noise_themselves_are_told_to_and_the_worker_adds_none(
     federation: Federation,
 ) -> None:
-    settings = private(mechanism="local_gaussian", noise_multiplier=1.0, goal=2)
+    settings = private(
+        mechanism="local_gaussian",
+        noise_multiplier=1.0,
+        goal=2,
+        evaluation=EvaluationPlan(every=1, goal=1, minimum=1),
+    )
     federation.start(settings=settings)
     before = federation.weights(0)
     works = [federation.lease() for _ in range(2)]
@@ -111,6 +116,13 @@ def test_devices_that_add_noise_themselves_are_told_to_and_the_worker_adds_none(
     federation.release(federation.must_claim())
 
     assert federation.weights(1) - before == pytest.approx([1.5] * 10, abs=1e-4)
+    scoring = federation.lease()
+    while scoring.round.kind is not Kind.EVALUATE:
+        scoring = federation.lease()
+    asked = rendering.assignment(
+        scoring, encodings_known=(), now=federation.clock.now()
+    )
+    assert asked.noise is None
     (entry,) = ledger(federation)
     assert (entry.mechanism, entry.clip_norm) == ("local_gaussian", 1.0)
     stated = privacy_statement.of(settings, (entry,))

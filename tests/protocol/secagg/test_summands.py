@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from coordinator.protocol import discrete_gaussian
 from coordinator.protocol.encodings import Report
+from coordinator.protocol.keystream import Keystream
 from coordinator.protocol.secagg import summands
 from coordinator.protocol.secagg.refusals import WrongVector
 from tests.support.secagg import REPORT, encoding
@@ -230,6 +232,12 @@ def test_who_adds_noise_tells_no_metrics_and_is_not_seen_to_be_clipped() -> None
     for delta in ([9.0, 0.0], [0.0, 0.0]):
         written = encode(delta, report, weighting="uniform", bits=20, noise_stddev=1e3)
         assert written[2:].tolist() == [1, 1 << 20, 0, 0, 0]
+
+
+def test_noise_is_not_made_of_what_decides_the_rounding() -> None:
+    written = encode([0.0] * 100, noise_stddev=1e3)
+    of_rounding = discrete_gaussian.sample(Keystream(KEY), stddev=1e3, size=100)
+    assert written[:100].tolist() != of_rounding.tolist()
 
 
 def test_the_same_key_gives_the_same_noise() -> None:
