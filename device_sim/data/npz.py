@@ -106,6 +106,7 @@ def _read(path: pathlib.Path) -> Mapping[str, npt.NDArray[Any]]:
         ValueError,
         TypeError,  # a lone array cannot be opened by ``with``
         MemoryError,  # a header promises more than there is room for
+        OverflowError,  # or more than can be counted
         tokenize.TokenError,  # numpy reads headers as Python
         zipfile.BadZipFile,
         zlib.error,

@@ -55,7 +55,9 @@ class Encoding(Record):
     bits: int = Field(
         ge=_MIN_BITS, le=_MAX_BITS, description="`clip_norm` becomes 2**bits."
     )
-    max_devices: int = Field(ge=1, description="Summands that a sum has at most.")
+    max_devices: int = Field(
+        ge=1, lt=2**31, description="Summands that a sum has at most."
+    )
     weighting: Literal["examples", "uniform"] = Field(
         description="By examples, at most `max_examples`, or each device alike."
     )

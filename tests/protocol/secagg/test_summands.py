@@ -160,6 +160,7 @@ def test_the_sum_of_the_most_devices_at_the_bound_does_not_wrap() -> None:
         {"bits": 24, "max_devices": 100, "noise_stddev": 6e6},
         {"bits": 15},
         {"bits": 27, "max_devices": 5},
+        {"max_devices": 10**400},
         {"clip_norm": 0.0},
         {"clip_norm": math.inf},
         {"noise_stddev": -1.0},
