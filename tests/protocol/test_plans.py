@@ -97,17 +97,22 @@ BOUNDS: dict[str, tuple[float, float, float | None, float | None]] = {
     "reference.held_out_accuracy": (0, -TINY, 1, 1.0001),
 }
 #: What a plan must say beside a field for the field to be of use.
+#: Coins, for without them a plan is refused that one release would break.
+BY_COIN = """population = 1000
+delta = 1e-8
+sampling = "poisson"
+sampling_rate = 0.05
+"""
 COMPANY: dict[str, str] = {
     "reference.held_out_accuracy": 'source = "x"',
     "privacy.population": "delta = 1e-8",
-    "privacy.epsilon": "population = 9\ndelta = 1e-8",
-    "privacy.delta": "population = 2",
-    "privacy.noise_multiplier": "population = 9\ndelta = 1e-8",
+    "privacy.epsilon": BY_COIN,
+    "privacy.delta": "population = 2\nepsilon = 100",
+    "privacy.noise_multiplier": BY_COIN,
     "privacy.clip_norm": "population = 9\ndelta = 1e-8",
     "privacy.clip_quantile": "population = 9\ndelta = 1e-8",
     "privacy.clip_rate": "population = 9\ndelta = 1e-8\nclip_quantile = 0.5",
-    "privacy.count_noise": "population = 9\ndelta = 1e-8\nclip_quantile = 0.5\n"
-    "noise_multiplier = 0.01",
+    "privacy.count_noise": BY_COIN + "clip_quantile = 0.5\nnoise_multiplier = 0.01",
     "privacy.sampling_rate": "population = 10_000_000\ndelta = 1e-8\ncap = 100\n"
     'sampling = "poisson"',
     "privacy.cap": "population = 1_000_000\ndelta = 1e-8\nsampling_rate = 0.05\n"
