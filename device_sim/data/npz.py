@@ -118,6 +118,7 @@ def _read(path: pathlib.Path) -> Mapping[str, npt.NDArray[Any]]:
             "another kind"
         ) from error
     _check(arrays, path)
+    _check_names(arrays, path)
     return arrays
 
 
@@ -146,6 +147,17 @@ def _check(arrays: Mapping[str, npt.NDArray[Any]], path: pathlib.Path) -> None:
                 f"{name} of {path} must be 0 (train) or 1 (test), "
                 f"got {arrays[name].max()}"
             )
+
+
+def _check_names(arrays: Mapping[str, npt.NDArray[Any]], path: pathlib.Path) -> None:
+    if "writer_ids" not in arrays:
+        return
+    try:
+        arrays["writer_ids"].tolist()
+    except (SystemError, ValueError) as error:  # numpy asks Python for the text
+        raise DataError(
+            f"writer_ids of {path} must be text, got no characters ({error})"
+        ) from error
 
 
 def _held_out(

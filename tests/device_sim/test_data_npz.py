@@ -194,6 +194,13 @@ def test_a_member_that_is_no_array_is_refused(tmp_path: pathlib.Path, content: b
         load(f"npz:{path}", devices=1, seed=0)
 
 
+def test_names_that_are_no_text_are_refused(tmp_path: pathlib.Path):
+    content = arrays()
+    content["writer_ids"] = np.full(40, 0xFFFFFFFF, np.uint32).view("<U1")
+    with pytest.raises(DataError, match=r"writer_ids of .* must be text"):
+        load(f"npz:{save(tmp_path, content)}", devices=1, seed=0)
+
+
 def test_an_encrypted_file_is_refused(tmp_path: pathlib.Path):
     path = save(tmp_path, arrays())
     content = bytearray(path.read_bytes())
