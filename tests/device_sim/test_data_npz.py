@@ -180,8 +180,12 @@ def test_a_cut_or_damaged_file_is_refused_wherever_it_is_cut(tmp_path: pathlib.P
             b"\x93NUMPY\x01\x00\x4b\x00{'descr': '|u1', 'fortran_order': False, "
             b"'shape': (99999999999999999999,)}\n"
         ),
+        (
+            b"\x93NUMPY\x01\x00\x3b\x00{'descr': '(,2u1', 'fortran_order': False, "
+            b"'shape': (12,)}\n"
+        ),
     ],
-    ids=["no array", "no header", "no room", "no number"],
+    ids=["no array", "no header", "no room", "no number", "no type"],
 )
 def test_a_member_that_is_no_array_is_refused(tmp_path: pathlib.Path, content: bytes):
     path = save(tmp_path, arrays())
