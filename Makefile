@@ -52,5 +52,5 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -qq --upgrade pip
 	$(BIN)/python -m pip install -qq --constraint constraints.txt \
-	  --editable '.[coordinator,postgres,device,swarm,models,dev]'
+	  --editable '.[coordinator,postgres,device,he,swarm,models,dev]'
 	@touch $@

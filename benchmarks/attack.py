@@ -23,6 +23,8 @@ from coordinator.compute.private import PrivateFolder
 from coordinator.domain.initialization import draw_weights
 from coordinator.domain.privacy import PrivateFold, RoundKeys
 from coordinator.protocol import deltas, digests, encodings
+from coordinator.protocol.he import bfv
+from coordinator.protocol.he import parameters as parameters_he
 from coordinator.protocol.keystream import KEY_BYTES
 from coordinator.protocol.manifest import Manifest, Vector
 from coordinator.protocol.plan_training import TrainingPlan
@@ -68,6 +70,7 @@ def main(
             "one update, q8": devices.seen_as(device, "q8"),
             "one update, topk 10 %": devices.seen_as(device, "topk"),
             "one update, masked": devices.seen_masked(device),
+            "one update, encrypted": devices.seen_encrypted(device),
             f"sum of {_COHORT}": whole + devices.update(device).delta,
             f"noisy sum of {_COHORT}": devices.noisy_sum_of([device, *others]),
         }
@@ -179,6 +182,25 @@ class Victims:
         _, body = secagg.mask(states[0], inbox, vector)
         masked = np.frombuffer(body, "<i4")[: encoding.size]
         return (masked * (encoding.clip_norm / (1 << _BITS))).astype(np.float32)
+
+    def seen_encrypted(self, device: int) -> Vector:
+        """Return what comes in of a device that encrypts, read as if it did not."""
+        update = self.update(device)
+        encoding = Encoding(
+            size=self.manifest.trainable_size,
+            clip_norm=float(np.linalg.norm(update.delta)),
+            bits=_BITS,
+            max_devices=_MASKED_WITH,
+            weighting="uniform",
+            max_examples=1,
+        )
+        vector = summands.encode(
+            update.delta, update, encoding, key=secrets.token_bytes(KEY_BYTES)
+        )
+        _, public_key = bfv.generate()
+        body = bfv.encrypt(public_key, parameters_he.to_residues(vector))
+        read = np.frombuffer(body, "<i4", count=encoding.size)
+        return (read * (encoding.clip_norm / (1 << _BITS))).astype(np.float32)
 
     def sum_of(self, devices: Iterable[int]) -> Vector:
         """Return the sum of the deltas of many."""

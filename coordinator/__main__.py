@@ -71,6 +71,39 @@ def work() -> None:
         composition.work(settings)
 
 
+@cli.command("key-authority")
+def run_authority(
+    *,
+    data: Annotated[
+        pathlib.Path,
+        typer.Option(help="Its folder, created if need be; no coordinator's."),
+    ],
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8100,
+    roster: Annotated[
+        pathlib.Path | None,
+        typer.Option(
+            help="Public keys of the devices that count, base64 of one a line. "
+            "Without it every key counts, once."
+        ),
+    ] = None,
+) -> None:
+    """Run a key authority: it decrypts one sum of each encrypted round.
+
+    It has no settings, and shares nothing with a coordinator: run it elsewhere, as
+    somebody else. It writes `coordinator.token`, for the coordinator's
+    SHOAL_AUTHORITY_TOKEN, and `authority.pub`, which devices are to pin.
+    """
+    # TenSEAL is loaded here and in the child alone.
+    from coordinator.authority import service as authority  # noqa: PLC0415 - see above
+
+    try:
+        authority.serve(data, host=host, port=port, roster=roster)
+    except (OSError, ValueError) as error:
+        console.complain(str(error))
+        raise typer.Exit(composition.EXIT_UNUSABLE) from error
+
+
 @cli.command()
 def migrate() -> None:
     """Upgrade the database to the schema of this version."""
@@ -154,6 +187,7 @@ def create_task(
             blobs,
             task_id=request.id,
             plan=request.plan,
+            has_authority=settings.authority_url is not None,
             now=SystemClock().now(),
         )
         typer.echo(f"task {task} runs from version {view.task.version}")

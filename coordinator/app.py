@@ -51,6 +51,7 @@ from coordinator.store.blobs import BlobStore
 from coordinator.store.engine import Store
 from coordinator.usecases import backup, models, tokens
 from coordinator.usecases.devices import Admission, Attestor
+from coordinator.usecases.encrypted import KeyAuthority
 from coordinator.usecases.observation import Observer
 from coordinator.worker import Worker, name_of_this_process
 
@@ -206,6 +207,7 @@ def create_api(settings: Settings, store: Store, blobs: BlobStore) -> fastapi.Fa
         devices_sign=settings.device_auth == "signature",
         clock_skew=dt.timedelta(seconds=settings.clock_skew_s),
         partial_bytes=settings.partial_bytes,
+        has_authority=settings.authority_url is not None,
     )
     return application.create(services, version=importlib.metadata.version("shoal"))
 
@@ -307,6 +309,7 @@ def work(settings: Settings) -> None:
         SystemClock(),
         name=name,
         interval_s=settings.worker_interval_s,
+        authority=_authority(settings),
     )
     worker.run(stop)
     store.close()
@@ -381,6 +384,15 @@ def _stop_with_parent(parent: int, stop: threading.Event) -> None:
         if os.getppid() != parent:
             log.warning("the API is gone, the worker stops")
             stop.set()
+
+
+def _authority(settings: Settings) -> KeyAuthority | None:
+    if settings.authority_url is None or settings.authority_token is None:
+        return None
+    # Of workers alone: the API process has no use for an HTTP client.
+    from coordinator.key_service import KeyService  # noqa: PLC0415 - see above
+
+    return KeyService(settings.authority_url, settings.authority_token)
 
 
 def _pace(settings: Settings) -> Pace:

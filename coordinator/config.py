@@ -219,6 +219,18 @@ class Settings(pydantic_settings.BaseSettings):
     attestation_level: Literal["software", "tee", "strongbox"] = Field(
         "tee", description="The least security level at which the key must be kept."
     )
+    authority_url: str | None = Field(
+        None,
+        pattern="^https?://",
+        description="Where the key authority answers, for plans with `he`: "
+        "`python -m coordinator key-authority`, run by somebody else. https, unless "
+        "it is on this machine.",
+    )
+    authority_token: str | None = Field(
+        None,
+        description="What the coordinator shows the key authority: the content of its "
+        "`coordinator.token`.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severity that is logged."
     )
@@ -268,6 +280,12 @@ class Settings(pydantic_settings.BaseSettings):
             raise ValueError("attestation vouches for a key: set device_auth signature")
         if self.attestation_roots is None:
             raise ValueError("attestation needs attestation_roots, a PEM file")
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _knows_both_of_the_authority(self) -> Self:
+        if (self.authority_url is None) != (self.authority_token is None):
+            raise ValueError("authority_url and authority_token go together")
         return self
 
     @property

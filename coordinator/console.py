@@ -33,17 +33,18 @@ def settings() -> Iterator[Settings]:
         OSError,
         UnicodeDecodeError,
     ) as error:
-        _complain(str(error))
+        complain(str(error))
         raise typer.Exit(composition.EXIT_UNUSABLE) from error
     except pydantic.ValidationError as error:
         faults = error.errors(include_url=False)
         lines = [": ".join([*map(str, f["loc"][:1]), f["msg"]]) for f in faults]
-        _complain("; ".join(lines))
+        complain("; ".join(lines))
         raise typer.Exit(composition.EXIT_UNUSABLE) from error
     except composition.DATABASE_ERRORS as error:
-        _complain(f"the database cannot be used: {error}")
+        complain(f"the database cannot be used: {error}")
         raise typer.Exit(composition.EXIT_UNUSABLE) from error
 
 
-def _complain(message: str) -> None:
+def complain(message: str) -> None:
+    """Say in one line what is wrong."""
     typer.echo("error: " + " ".join(message.split()), err=True)

@@ -19,7 +19,19 @@ from coordinator.domain.privacy import BudgetSpent
 from coordinator.store.blobs import STALE_AFTER, BlobLost, BlobStore
 from coordinator.store.engine import StaleWrite, Store
 from coordinator.store.files import StorageUnavailable
-from coordinator.usecases import access, release, rounds, uploads, workers
+from coordinator.usecases import (
+    access,
+    encrypted,
+    release,
+    rounds,
+    uploads,
+    workers,
+)
+from coordinator.usecases.encrypted import (
+    AuthorityAway,
+    AuthorityRefused,
+    KeyAuthority,
+)
 from coordinator.usecases.rounds import Claim
 
 log = logging.getLogger(__name__)
@@ -27,6 +39,7 @@ log = logging.getLogger(__name__)
 _RENEW_AFTER: Final = dt.timedelta(seconds=5)
 _AFTER_FAILURE_S: Final = 1.0
 _REST_WITHOUT_ROUNDS: Final = 10
+_ASK_AGAIN: Final = dt.timedelta(seconds=1)
 #: What somebody mends while the worker waits.
 _AWAY: Final[tuple[type[Exception], ...]] = (StorageUnavailable, *Store.errors)
 
@@ -65,6 +78,7 @@ class Worker:
         *,
         name: str,
         interval_s: float,
+        authority: KeyAuthority | None = None,
     ) -> None:
         """Work under ``name``, looking every ``interval_s`` seconds when idle."""
         self._store = store
@@ -73,6 +87,8 @@ class Worker:
         self._clock = clock
         self._name = name
         self._interval_s = interval_s
+        self._authority = authority
+        self._ask_at = clock.now()
         self._beaten = clock.now()
         self._forget_at = clock.now()
 
@@ -129,6 +145,7 @@ class Worker:
     def step(self) -> bool:
         """Do what is due now. Returns whether there was anything."""
         advanced = rounds.advance(self._store, now=self._clock.now())
+        keyed = self._give_keys()
         claim = rounds.claim(self._store, worker=self._name, now=self._clock.now())
         if claim is not None:
             round_ = claim.round
@@ -140,7 +157,19 @@ class Worker:
             access.forget_nonces(self._store, now=now)
             uploads.sweep(self._store, self._blobs, now=now)
             self._forget_at = now + _FORGET_EVERY
-        return bool(advanced or claim or cleaned)
+        return bool(advanced or keyed or claim or cleaned)
+
+    def _give_keys(self) -> int:
+        """Ask for the keys that rounds need, now and then while there is no answer."""
+        now = self._clock.now()
+        if now < self._ask_at:
+            return 0
+        try:
+            return encrypted.give_keys(self._store, self._authority, now=now)
+        except (AuthorityAway, AuthorityRefused) as error:
+            log.error("rounds wait for their keys: %s", error)  # noqa: TRY400 - no bug
+            self._ask_at = now + _ASK_AGAIN
+            return 0
 
     def _release(self, claim: Claim) -> None:
         started = renewed = self._clock.now()
@@ -160,6 +189,7 @@ class Worker:
                 self._blobs,
                 self._compute,
                 claim,
+                authority=self._authority,
                 on_progress=keep_hold,
                 now=self._clock.now,
             )
@@ -171,7 +201,7 @@ class Worker:
             log.warning("task %s stops: %s", round_.task, error)
             rounds.stop_spent(self._store, claim, str(error), now=self._clock.now())
             return
-        except StorageUnavailable as error:
+        except (StorageUnavailable, AuthorityAway) as error:
             log.error("round %d waits: %s", round_.id, error)  # noqa: TRY400 - no bug
             rounds.hand_back(self._store, claim, str(error), now=self._clock.now())
             return

@@ -230,6 +230,16 @@ def swarm(
             show_default=False,
         ),
     ] = None,
+    authority_key: Annotated[
+        pathlib.Path | None,
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            help="With --coordinator, for plans with `he`: the `authority.pub` of the "
+            "key authority that the devices trust.",
+            show_default=False,
+        ),
+    ] = None,
     database_url: Annotated[
         str | None,
         typer.Option(
@@ -281,6 +291,10 @@ def swarm(
             "--trace takes no plan with secagg: its devices work one after the other, "
             "and a cohort's take steps together"
         )
+    if trace is not None and chosen.he is not None:
+        raise typer.BadParameter(
+            "--trace takes no plan with he: its clock does not wait for keys"
+        )
     if trace is not None and (joins_only or dropout):
         raise typer.BadParameter(
             "--trace has a dropout of its own, in place of --dropout"
@@ -307,6 +321,7 @@ def swarm(
         coordinator=coordinator,
         operator_token=operator_token,
         enrolment_token=enrolment_token,
+        authority_key=authority_key,
         database_url=database_url,
         contributions=rounds if joins_only else None,
         out=out or _new_run_folder(pathlib.Path("runs")),

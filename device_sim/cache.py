@@ -85,6 +85,10 @@ class Library:
         body = await self._downloads.get(assignment.weights)
         return model, _read_weights(model, body, assignment.weights.url)
 
+    async def download(self, wanted: Download) -> bytes:
+        """Return the bytes of a download."""
+        return await self._downloads.get(wanted)
+
     async def version(self, name: str, number: int) -> tuple[Model, Vector]:
         """Return a model and one of its versions, by name."""
         text = await self._downloads.get_url(paths.manifest(name))

@@ -14,6 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping
 from typing import IO, Final
 
 from device_sim.client import Client
@@ -38,13 +39,18 @@ class EmbeddedCoordinator:
         *,
         database_url: str | None = None,
         durable: bool = False,
+        settings: Mapping[str, str] | None = None,
     ) -> None:
-        """Keep its data under ``run_folder``; a simulation needs no power cut."""
+        """Keep its data under ``run_folder``; a simulation needs no power cut.
+
+        ``settings`` are more variables of its environment.
+        """
         self.data_dir = run_folder / "coordinator"
         self.log_path = run_folder / "coordinator.log"
         self.url = f"http://{_HOST}:{free_port()}"
         self._database_url = database_url
         self._durable = durable
+        self._settings = dict(settings or {})
         self._process: subprocess.Popen[bytes] | None = None
         self._log: IO[bytes] | None = None
 
@@ -127,7 +133,7 @@ class EmbeddedCoordinator:
         }
         if self._database_url is not None:
             settings["SHOAL_DATABASE_URL"] = self._database_url
-        return settings
+        return settings | self._settings
 
     def _log_tail(self) -> str:
         lines = self.log_path.read_text(errors="replace").splitlines()

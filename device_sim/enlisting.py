@@ -18,6 +18,7 @@ async def enlist(
     attackers: Mapping[int, attacks.Attack],
     waits_there: bool,
     enrolment_token: str | None,
+    authority: bytes | None,
 ) -> list[Participant]:
     """Return a participant for each shard.
 
@@ -30,6 +31,7 @@ async def enlist(
         attackers: Who lies, and how.
         waits_there: Whether devices wait for work at the coordinator.
         enrolment_token: What lets them enrol.
+        authority: Public key of the key authority that they trust.
     """
     participants = []
     for index, honest in enumerate(federation.shards):
@@ -48,6 +50,7 @@ async def enlist(
                 tamper=None if attack is None else attack.tampered,
                 wait_s=LONG_POLL_S if waits_there else 0.0,
                 enrolment_token=enrolment_token,
+                authority=authority,
             )
         )
     return participants

@@ -12,7 +12,9 @@ import uuid
 from collections.abc import Mapping
 from typing import Final
 
-from coordinator.protocol import problems
+from coordinator.protocol import digests, problems
+from coordinator.protocol.he import framing
+from coordinator.protocol.he.messages import ForgedKey
 from coordinator.protocol.manifest import Vector
 from coordinator.protocol.messages import (
     Assignment,
@@ -22,7 +24,15 @@ from coordinator.protocol.messages import (
 )
 from coordinator.protocol.secagg.refusals import SecAggRefused
 from coordinator.protocol.vocabulary import FailureReason, Kind, WaitReason
-from device_sim import behaviour, cache, client, identity, secure, trainer
+from device_sim import (
+    behaviour,
+    cache,
+    client,
+    identity,
+    sealing,
+    secure,
+    trainer,
+)
 from device_sim.data import Shard
 from device_sim.identity import Credential
 from device_sim.learner import Learner
@@ -49,6 +59,8 @@ _REASONS: Final[Mapping[type[Exception], FailureReason]] = {
     cache.UnreadableDownload: FailureReason.BAD_DOWNLOAD,
     client.CorruptDownload: FailureReason.BAD_DOWNLOAD,
     client.Refused: FailureReason.REFUSED,
+    ForgedKey: FailureReason.REFUSED,
+    framing.MalformedCiphertext: FailureReason.BAD_DOWNLOAD,
     trainer.GraphFailed: FailureReason.RUNTIME_ERROR,
     trainer.NoExamples: FailureReason.NO_EXAMPLES,
     trainer.TrainingDiverged: FailureReason.NOT_FINITE,
@@ -71,12 +83,14 @@ class Participant:
         wait_s: float = LONG_POLL_S,
         tamper: trainer.Tamper | None = None,
         enrolment_token: str | None = None,
+        authority: bytes | None = None,
         state: State | None = None,
     ) -> None:
         """Take what the device has.
 
         ``wait_s`` is how long a check-in may be held, ``tamper`` what an attacker makes
-        of its deltas, ``enrolment_token`` what lets it enrol.
+        of its deltas, ``enrolment_token`` what lets it enrol, ``authority`` the public
+        key of the key authority that it trusts.
         """
         self.index = index
         self.state = state or State.new()
@@ -89,6 +103,7 @@ class Participant:
         self._habits = habits
         self._wait_s = wait_s
         self._enrolment_token = enrolment_token
+        self._authority = authority
         key = self.state.key
         self._signer = None if key is None else identity.Signer(key)
         self._materials: tuple[trainer.Model, Vector] | None = None
@@ -198,6 +213,12 @@ class Participant:
         body, sha256 = self.state.body, self.state.body_sha256
         if body is not None and assignment.secagg is not None:
             return await self._take_part(credential, assignment, body)
+        if (
+            body is not None
+            and assignment.encryption is not None
+            and not self.state.is_sealed
+        ):
+            return await self._seal(credential, assignment, body)
         if body is not None and sha256 is not None:
             return await self._report(credential, assignment, body, sha256)
         if self._materials is None:
@@ -233,10 +254,10 @@ class Participant:
     ) -> Step:
         """Score, and report in one step: the sums are cheaper than remembering them.
 
-        Under secure aggregation they are remembered, for the steps that follow.
+        Where they go into a sum they are remembered, for the steps that follow.
         """
         report = await self._learner.score(assignment, model, weights)
-        if assignment.secagg is not None:
+        if assignment.secagg is not None or assignment.encryption is not None:
             body = report.model_dump_json().encode()
             self.state = dataclasses.replace(self.state, body=body)
             return Progressed(action=Action.STEPPED, assignment=assignment)
@@ -260,11 +281,35 @@ class Participant:
             deadline=self._deadline(assignment),
         )
         left_out = self.state.next_residual
-        self._ask_anew()
-        self.state = dataclasses.replace(
-            self.state, contributions=self.state.contributions + 1, residual=left_out
+        step = self._counted(assignment)
+        if assignment.kind is Kind.TRAIN:
+            self.state = dataclasses.replace(self.state, residual=left_out)
+        return step
+
+    async def _seal(
+        self, credential: Credential, assignment: Assignment, body: bytes
+    ) -> Step:
+        """Encrypt the result in ``body``; what is sent again is the same."""
+        model, _ = self._materials or await self._library.materials(assignment)
+        sealed = await sealing.encrypt(
+            self._calls,
+            credential,
+            assignment,
+            secure.Result(manifest=model.manifest, body=body),
+            downloads=self._library,
+            identity=None if self._signer is None else self._signer.private,
+            authority=self._authority,
+            wait_s=self._wait_s,
         )
-        return Progressed(action=Action.REPORTED, assignment=assignment)
+        if isinstance(sealed, float):
+            return Waiting(seconds=sealed, reason=None)
+        self.state = dataclasses.replace(
+            self.state,
+            body=sealed,
+            body_sha256=digests.sha256_hex(sealed),
+            is_sealed=True,
+        )
+        return Progressed(action=Action.STEPPED, assignment=assignment)
 
     async def _take_part(
         self, credential: Credential, assignment: Assignment, body: bytes
@@ -372,6 +417,7 @@ class Participant:
             assignment=None,
             body=None,
             body_sha256=None,
+            is_sealed=False,
             part=None,
             next_residual=None,
         )

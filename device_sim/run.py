@@ -33,6 +33,7 @@ from device_sim.attacks import Attack
 from device_sim.connector import Connector
 from device_sim.data import Dealing
 from device_sim.embedded import EmbeddedCoordinator
+from device_sim.embedded_authority import EmbeddedAuthority, read_public_key
 from device_sim.enlisting import enlist
 from device_sim.operator import Examiner, Operator, follow
 from device_sim.participant import Participant
@@ -68,6 +69,7 @@ class Settings:
     coordinator: str | None  #: None: start one
     operator_token: str | None = dataclasses.field(repr=False)
     enrolment_token: str | None = dataclasses.field(repr=False)
+    authority_key: pathlib.Path | None  #: of the authority that devices trust
     database_url: str | None = dataclasses.field(repr=False)
     contributions: int | None  #: updates a device, where no task is started
     out: pathlib.Path
@@ -114,6 +116,7 @@ class Run:
         self._notes: list[str] = []
         self._attackers: dict[int, Attack] = {}
         self.embedded: EmbeddedCoordinator | None = None
+        self._authority: EmbeddedAuthority | None = None
 
     async def run(self) -> None:
         """Run to the end.
@@ -129,8 +132,15 @@ class Run:
         try:
             if settings.coordinator is None:
                 settings.out.mkdir(parents=True, exist_ok=True)
+                if settings.plan.he is not None:
+                    self._authority = EmbeddedAuthority(settings.out)
+                    await self._authority.start()
                 self.embedded = EmbeddedCoordinator(
-                    settings.out, database_url=settings.database_url
+                    settings.out,
+                    database_url=settings.database_url,
+                    settings=(
+                        None if self._authority is None else self._authority.settings()
+                    ),
                 )
                 self.embedded.start()
             # Loaded while the coordinator starts.
@@ -146,6 +156,15 @@ class Run:
         finally:
             if self.embedded is not None:
                 self.embedded.stop()
+            if self._authority is not None:
+                self._authority.stop()
+
+    def _trusted_authority(self) -> bytes | None:
+        """Return the public key of the authority that devices trust, if any."""
+        if self._authority is not None:
+            return self._authority.public_key()
+        path = self._settings.authority_key
+        return None if path is None else read_public_key(path)
 
     def _habits_of(self, federation: data.Federation) -> behaviour.Behaviour:
         settings = self._settings
@@ -191,6 +210,7 @@ class Run:
                     attackers=self._attackers,
                     waits_there=turns is None and settings.trace is None,
                     enrolment_token=settings.enrolment_token,
+                    authority=self._trusted_authority(),
                 )
                 yield _Parts(
                     calls=calls,

@@ -26,6 +26,7 @@ class State:
     assignment: Assignment | None = None
     body: bytes | None = dataclasses.field(default=None, repr=False)  #: to be sent
     body_sha256: str | None = None
+    is_sealed: bool = False  #: whether that body is encrypted already
     #: Of secure aggregation: what the device must remember between its steps.
     part: secure.Part | None = dataclasses.field(default=None, repr=False)
     contributions: int = 0  #: accepted updates

@@ -11,7 +11,7 @@ COPY coordinator coordinator
 COPY tflite_models tflite_models
 RUN --mount=type=cache,target=/root/.cache/pip \
     /opt/shoal/bin/python -m pip install --constraint constraints.txt \
-    '.[coordinator,postgres,models]'
+    '.[coordinator,postgres,he,models]'
 
 FROM python:3.11-slim
 RUN groupadd --gid 10001 shoal \

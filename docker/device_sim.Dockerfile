@@ -11,7 +11,7 @@ COPY coordinator coordinator
 COPY device_sim device_sim
 RUN --mount=type=cache,target=/root/.cache/pip \
     /opt/shoal/bin/python -m pip install --constraint constraints.txt \
-    '.[device,swarm]'
+    '.[device,he,swarm]'
 
 FROM python:3.11-slim
 RUN groupadd --gid 10001 shoal \

@@ -108,7 +108,10 @@ async def submit_update(  # noqa: PLR0917 - FastAPI passes them by name
     "/evaluation",
     response_model=messages.EvaluationReceipt,
     responses=refusals(
-        *updates.RESULT, problems.INVALID_EVALUATION, problems.SECAGG_NEEDED
+        *updates.RESULT,
+        problems.INVALID_EVALUATION,
+        problems.SECAGG_NEEDED,
+        problems.ENCRYPTION_NEEDED,
     ),
     summary="Post an evaluation",
 )

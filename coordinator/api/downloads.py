@@ -88,6 +88,14 @@ def blob(
     return _Blob(path, media_type=media_type, headers=headers)
 
 
+def content(request: Request, body: bytes, media_type: str) -> Response:
+    """Answer with immutable bytes that lie in no file."""
+    headers = _headers(digests.sha256_hex(body))
+    if is_cached(request, headers["ETag"]):
+        return Response(status_code=304, headers=headers)
+    return Response(body, media_type=media_type, headers=headers)
+
+
 def _settle_range(request: Request, size: int) -> None:
     """Let a Range that is not of its form count as none (RFC 9110, section 14.2).
 

@@ -24,6 +24,7 @@ from coordinator.protocol import (
     tensors,
     uploads,
 )
+from coordinator.protocol.he import messages as he
 from coordinator.protocol.problems import ProblemType
 from coordinator.protocol.secagg import refusals as secagg
 from coordinator.store.blobs import BlobLost
@@ -100,6 +101,9 @@ PROBLEMS: Final[Mapping[type[Exception], ProblemType]] = {
     errors.WrongKind: problems.WRONG_KIND,
     errors.LeaseLapsed: problems.LEASE_LAPSED,
     errors.SecAggNeeded: problems.SECAGG_NEEDED,
+    errors.EncryptionKeyUnknown: problems.ENCRYPTION_KEY_UNKNOWN,
+    errors.EncryptionNeeded: problems.ENCRYPTION_NEEDED,
+    he.MalformedEnvelope: problems.WRONG_CIPHERTEXT,
     errors.NotSecure: problems.NOT_SECURE,
     errors.CohortEnded: problems.COHORT_ENDED,
     errors.LeftOut: problems.LEFT_OUT,

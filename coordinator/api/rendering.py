@@ -12,7 +12,9 @@ from coordinator.domain.events import Recorded
 from coordinator.domain.models import Model, Version
 from coordinator.domain.rounds import Phase
 from coordinator.protocol import encodings, messages, operations, paths
-from coordinator.protocol.manifest import Artefact
+from coordinator.protocol.he.messages import max_envelope_bytes
+from coordinator.protocol.manifest import Artefact, Manifest
+from coordinator.protocol.secagg.summands import FIGURES
 from coordinator.protocol.vocabulary import Kind
 from coordinator.usecases.check_in import Work
 from coordinator.usecases.models import ModelView
@@ -41,6 +43,7 @@ def assignment(
     update = plan.update
     encoding = update.encoding if update.encoding in encodings_known else "f32"
     session = work.round.session
+    encrypts = work.round.policy.is_encrypted
     in_bodies = train or session is not None
     report_to = paths.update(leased.id) if in_bodies else paths.evaluation(leased.id)
     return messages.Assignment(
@@ -61,8 +64,15 @@ def assignment(
         noise=None if plan.privacy is None or not train else plan.privacy.local_noise,
         secagg=(
             None
-            if session is None
+            if session is None or encrypts
             else messages.SecAggTerms(session=session, path=paths.secagg(leased.id))
+        ),
+        encryption=(
+            None
+            if session is None or not encrypts
+            else messages.EncryptionTerms(
+                session=session, path=paths.encryption(leased.id)
+            )
         ),
         manifest=_manifest(model),
         train_graph=_artefact(paths.train_graph(model.id), manifest.train),
@@ -71,8 +81,15 @@ def assignment(
         failure_to=paths.failure(leased.id),
         lease_expires_at=leased.lease_expires_at,
         lease_s=max(0.0, (leased.lease_expires_at - now).total_seconds()),
-        max_report_bytes=encodings.max_update_bytes(manifest) if train else 4096,
+        max_report_bytes=_max_report_bytes(manifest, train=train, encrypts=encrypts),
     )
+
+
+def _max_report_bytes(manifest: Manifest, *, train: bool, encrypts: bool) -> int:
+    if encrypts:
+        size = manifest.trainable_size if train else 1
+        return max_envelope_bytes(size + FIGURES)
+    return encodings.max_update_bytes(manifest) if train else 4096
 
 
 def round_state(view: RoundView) -> operations.RoundState:

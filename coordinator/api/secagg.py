@@ -98,7 +98,7 @@ async def get_roster(
     """Get the cohort's manifest and the keys of the neighbours, once it is formed."""
     names = {"device_id": device_id, "assignment_id": assignment_id}
     look = functools.partial(secagg.roster, given.store, **names)
-    found, pause_s = await _ask(given, look, wait_s)
+    found, pause_s = await ask(given, look, wait_s)
     return RosterAnswer(roster=found, retry_after_s=pause_s)
 
 
@@ -143,7 +143,7 @@ async def get_inbox(
     """Get what neighbours dealt; mask the vector with those, and post it."""
     names = {"device_id": device_id, "assignment_id": assignment_id}
     look = functools.partial(secagg.inbox, given.store, **names)
-    found, pause_s = await _ask(given, look, wait_s)
+    found, pause_s = await ask(given, look, wait_s)
     return InboxAnswer(inbox=found, retry_after_s=pause_s)
 
 
@@ -161,7 +161,7 @@ async def get_survivors(
     """Get the places of those whose vectors came in."""
     names = {"device_id": device_id, "assignment_id": assignment_id}
     look = functools.partial(secagg.survivors, given.store, **names)
-    found, pause_s = await _ask(given, look, wait_s)
+    found, pause_s = await ask(given, look, wait_s)
     return SurvivorsAnswer(survivors=found, retry_after_s=pause_s)
 
 
@@ -192,7 +192,7 @@ async def reveal(
     )
 
 
-async def _ask(
+async def ask(
     given: Services, look: Callable[[], T | None], wait_s: float
 ) -> tuple[T | None, float | None]:
     """Ask until there is an answer, or the time is over.

@@ -57,6 +57,7 @@ class Services:
     admission: Admission = ANYONE
     #: Whether devices sign their requests; otherwise they bear their token.
     devices_sign: bool = False
+    has_authority: bool = False  #: whether a key authority is configured
     clock_skew: dt.timedelta = dt.timedelta(seconds=300)  #: that signatures may have
     partial_bytes: int = 1 << 30  #: that may be kept of partial uploads, all together
 

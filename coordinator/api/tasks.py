@@ -68,6 +68,7 @@ async def create_task(
                 given.blobs,
                 task_id=body.id,
                 plan=body.plan,
+                has_authority=given.has_authority,
                 now=given.clock.now(),
             )
         )

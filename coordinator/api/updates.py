@@ -63,6 +63,8 @@ UPDATE: Final = (
     problems.COHORT_ENDED,
     problems.LEFT_OUT,
     problems.WRONG_VECTOR,
+    problems.WRONG_CIPHERTEXT,
+    problems.DEVICE_KEY_NEEDED,
 )  #: how updates are refused, in whole or in part
 
 # Refused here, with a problem of its own; so OpenAPI is told by ``DIGEST``.

@@ -10,6 +10,7 @@ DomainError
 +-- AssignmentUnknown, ForeignAssignment, WrongKind
 +-- LeaseLapsed, RoundClosed, BetweenRounds, AssignmentEnded, AlreadyReported
 +-- SecAggNeeded, NotSecure, CohortEnded, LeftOut
++-- EncryptionNeeded, EncryptionKeyUnknown
 +-- DigestMismatch, InvalidEvaluation
 +-- UploadUnknown, MismatchingOffset, InconsistentLength, CompletedUpload
 +-- TooManyParts, TooManyUploads
@@ -193,6 +194,20 @@ class SecAggNeeded(DomainError):
 
     def __init__(self, round_id: int) -> None:
         super().__init__(f"round {round_id} takes no result in the clear: join it")
+
+
+class EncryptionNeeded(DomainError):
+    """A result came in the clear where it has to be encrypted."""
+
+    def __init__(self, round_id: int) -> None:
+        super().__init__(f"round {round_id} takes encrypted results alone")
+
+
+class EncryptionKeyUnknown(DomainError):
+    """There is no such key, or its round has ended."""
+
+    def __init__(self, key_id: str) -> None:
+        super().__init__(f"no open round has the key {key_id}")
 
 
 class NotSecure(DomainError):

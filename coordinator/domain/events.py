@@ -16,6 +16,7 @@ class Happening(enum.StrEnum):
     TASK_FINISHED = "task_finished"
     TASK_STOPPED = "task_stopped"
     ROUND_OPENED = "round_opened"
+    ROUND_KEYED = "round_keyed"  # encryption: devices may encrypt what they trained
     ROUND_SHARING = "round_sharing"  # secure aggregation: those who joined are enough
     ROUND_MASKING = "round_masking"  # shares are dealt
     ROUND_UNMASKING = "round_unmasking"  # masked vectors are in
@@ -43,6 +44,7 @@ class Happening(enum.StrEnum):
 MAKES_WORK: Final = frozenset(
     {
         Happening.ROUND_OPENED,
+        Happening.ROUND_KEYED,
         Happening.ROUND_SHARING,
         Happening.ROUND_MASKING,
         Happening.ROUND_UNMASKING,

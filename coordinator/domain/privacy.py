@@ -25,7 +25,7 @@ _LEAST_CLIP: Final = 1e-6
 _MOST_CLIP: Final = 1e6
 
 #: Who adds it: to the sum of all, to what each adds to a sum, or to each update.
-NoiseFrom = Literal["worker", "cohorts", "devices"]
+NoiseFrom = Literal["worker", "cohorts", "devices", "authority"]
 _NOISE_FROM: Final[Mapping[str, NoiseFrom]] = {
     "distributed_gaussian": "cohorts",
     "local_gaussian": "devices",
@@ -176,7 +176,11 @@ def fold_of_round(
         keys=RoundKeys(secret, round_id),
         adaptive=adaptive,
         bands=bands,
-        noise_from=_NOISE_FROM.get(privacy.mechanism, "worker"),
+        noise_from=(
+            "authority"
+            if plan.he is not None
+            else _NOISE_FROM.get(privacy.mechanism, "worker")
+        ),
         past=tuple(
             RoundKeys(secret, each).key("noise")
             for each in (released if bands > 1 else ())

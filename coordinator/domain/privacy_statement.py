@@ -55,6 +55,16 @@ _UNSEEN_UPDATES: Final = (
     "{minimum} devices, as long as no more than a share of {collusion:g} of a cohort "
     "works with it and it invents no devices"
 )
+_ENCRYPTED_UPDATES: Final = (
+    "updates of single devices, from the coordinator too: they are encrypted, and the "
+    "key authority decrypts one blinded sum of a round, of at least {minimum} devices; "
+    "as long as the coordinator runs this code and does not work with the authority"
+)
+_AUTHORITY_TRUSTED: Final = (
+    "the key authority, to add the noise and not to work with the coordinator; it sees "
+    "blinded sums. The coordinator, to have sums decrypted and no single update; it "
+    "sees noisy sums"
+)
 _TRUSTED_WITH_SUMS: Final = (
     "the coordinator with its database and its operators: it sees the sums of cohorts "
     "without noise, draws the noise and keeps the task's secret until the task has "
@@ -138,6 +148,7 @@ def of(plan: Plan, ledger: Sequence[Release]) -> Statement:
         )
     by_coin = privacy.sampling == "poisson"
     by_devices = privacy.mechanism in {"distributed_gaussian", "local_gaussian"}
+    covers_coordinator = by_devices or plan.he is not None
     clipped_by_device = summed or privacy.mechanism == "local_gaussian"
     return Statement(
         mechanism=privacy.mechanism,
@@ -147,7 +158,7 @@ def of(plan: Plan, ledger: Sequence[Release]) -> Statement:
         unit=_UNIT,
         adjacency=_ADJACENCY,
         trusted=_trusted(plan),
-        observer=_COORDINATOR_TOO if by_devices else _OBSERVER,
+        observer=_COORDINATOR_TOO if covers_coordinator else _OBSERVER,
         accountant=ledger[-1].accountant if ledger else None,
         assumptions=(
             _participation(plan, len(ledger)),
@@ -155,7 +166,7 @@ def of(plan: Plan, ledger: Sequence[Release]) -> Statement:
             *((_UNSEEN,) if by_coin else ()),
         ),
         withheld=(*summed, *_WITHHELD),
-        not_covered=(*_NOT_COVERED, *((_SEEN_IN_VAIN,) if by_devices else ())),
+        not_covered=(*_NOT_COVERED, *((_SEEN_IN_VAIN,) if covers_coordinator else ())),
     )
 
 
@@ -164,6 +175,8 @@ def _trusted(plan: Plan) -> str:
     privacy, secagg = plan.privacy, plan.secagg
     if privacy is not None and privacy.mechanism == "local_gaussian":
         return _TRUSTED_WITH_NOTHING
+    if plan.he is not None:
+        return _AUTHORITY_TRUSTED
     if privacy is None or secagg is None:
         return _TRUSTED
     if privacy.mechanism != "distributed_gaussian":
@@ -174,7 +187,9 @@ def _trusted(plan: Plan) -> str:
 
 
 def _unseen(plan: Plan) -> tuple[str, ...]:
-    """Say what secure aggregation keeps from the coordinator, where it is used."""
+    """Say what sums keep from the coordinator, where it sees nothing else."""
+    if plan.he is not None:
+        return (_ENCRYPTED_UPDATES.format(minimum=plan.he.minimum),)
     secagg = plan.secagg
     if secagg is None:
         return ()

@@ -121,11 +121,17 @@ class Policy:
     min_separation: int | None = None  #: rounds from one of them to the next
     sampling_rate: float | None = None  #: of secret coins; none: who comes first
     step_s: float | None = None  #: of secure aggregation; none: updates in the clear
+    is_encrypted: bool = False  #: whether results are ciphertexts
 
     @property
     def is_secure(self) -> bool:
         """Whether devices join, and take steps of secure aggregation."""
         return self.step_s is not None
+
+    @property
+    def sums_unseen(self) -> bool:
+        """Whether the coordinator sees sums, and no device's result."""
+        return self.is_secure or self.is_encrypted
 
     @property
     def chooses_in_secret(self) -> bool:
@@ -190,7 +196,7 @@ class Round:
     closed_at: dt.datetime | None
     reason: str | None
     revision: int  #: grows by one with every change
-    session: str | None = None  #: of secure aggregation; none: updates in the clear
+    session: str | None = None  #: what devices join; none: updates in the clear
 
     @property
     def is_terminal(self) -> bool:

@@ -109,11 +109,15 @@ def training_policy(plan: Plan) -> rounds.Policy:
         min_separation=plan.participation.min_separation,
         sampling_rate=None if privacy is None else privacy.sampling_rate,
         step_s=None if plan.secagg is None else plan.secagg.step_s,
+        is_encrypted=plan.he is not None,
     )
 
 
 def evaluation_policy(
-    plan: EvaluationPlan, secagg: SecAggPlan | None = None
+    plan: EvaluationPlan,
+    secagg: SecAggPlan | None = None,
+    *,
+    is_encrypted: bool = False,
 ) -> rounds.Policy:
     """Return when the plan's evaluation rounds close."""
     return rounds.Policy(
@@ -123,6 +127,7 @@ def evaluation_policy(
         lease_s=plan.lease_s,
         deadline_s=plan.deadline_s,
         step_s=None if secagg is None else secagg.step_s,
+        is_encrypted=is_encrypted,
     )
 
 
@@ -159,6 +164,8 @@ def evaluation_round(task: Task, *, now: dt.datetime) -> rounds.NewRound | None:
         attempt=1,
         model=task.plan.model,
         base_version=task.version,
-        policy=evaluation_policy(plan, task.plan.secagg),
+        policy=evaluation_policy(
+            plan, task.plan.secagg, is_encrypted=task.plan.he is not None
+        ),
         opened_at=now,
     )

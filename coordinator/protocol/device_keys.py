@@ -13,9 +13,9 @@ import dataclasses
 import functools
 from typing import Final, TypeAlias
 
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, utils
 
 from coordinator.protocol import digests
 
@@ -24,6 +24,7 @@ PrivateKey: TypeAlias = ed25519.Ed25519PrivateKey | ec.EllipticCurvePrivateKey
 
 ED25519: Final = "ed25519"
 ECDSA_P256: Final = "ecdsa-p256-sha256"
+SIGNATURE_BYTES: Final = 64
 MAX_CHARACTERS: Final = 200  #: a P-256 key has 124
 
 
@@ -47,6 +48,24 @@ class DeviceKey:
     def algorithm(self) -> str:
         """The algorithm of its signatures, as RFC 9421, section 6.2.2 names it."""
         return algorithm(self.public)
+
+    def verify(self, signature: bytes, content: bytes) -> None:
+        """Check what ``sign`` returned.
+
+        Raises:
+            InvalidSignature: The key did not sign this.
+        """
+        if len(signature) != SIGNATURE_BYTES:
+            raise InvalidSignature
+        if isinstance(self.public, ed25519.Ed25519PublicKey):
+            self.public.verify(signature, content)
+            return
+        half = SIGNATURE_BYTES // 2
+        der = utils.encode_dss_signature(
+            int.from_bytes(signature[:half], "big"),
+            int.from_bytes(signature[half:], "big"),
+        )
+        self.public.verify(der, content, ec.ECDSA(hashes.SHA256()))
 
 
 @functools.lru_cache(maxsize=4096)
@@ -84,6 +103,17 @@ def of(public: PublicKey) -> DeviceKey:
         serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
     )
     return DeviceKey(base64.b64encode(der).decode(), public)
+
+
+def sign(key: PrivateKey, content: bytes) -> bytes:
+    """Return a signature, 64 bytes: Ed25519's, or r and s of P-256."""
+    if isinstance(key, ed25519.Ed25519PrivateKey):
+        return key.sign(content)
+    der = key.sign(content, ec.ECDSA(hashes.SHA256()))
+    half = SIGNATURE_BYTES // 2
+    return b"".join(
+        number.to_bytes(half, "big") for number in utils.decode_dss_signature(der)
+    )
 
 
 def algorithm(key: PublicKey | PrivateKey) -> str:

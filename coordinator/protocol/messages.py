@@ -136,6 +136,18 @@ class SecAggTerms(Record):
     path: str = Field(description="Path under which the steps are.")
 
 
+class EncryptionTerms(Record):
+    """The round takes encrypted results: ask for its key once there is a result.
+
+    GET `path` answers with the key. The result is laid out as under `secagg`, each
+    number modulo the key's, and encrypted; its body is the eight bytes `SHOALBFV`, the
+    device's signature (64 bytes) and the ciphertexts, and goes to `report_to`.
+    """
+
+    session: Id = Field(description="What is joined: another key for every other.")
+    path: str = Field(description="Where the key is asked for.")
+
+
 class Assignment(Record):
     """A device's leased place in a round."""
 
@@ -183,6 +195,9 @@ class Assignment(Record):
     )
     secagg: SecAggTerms | None = Field(
         None, description="Absent: what is reported is reported in the clear."
+    )
+    encryption: EncryptionTerms | None = Field(
+        None, description="Absent: results are not encrypted."
     )
     manifest: Download = Field(description="JSON: tensors, signatures, artefacts.")
     train_graph: Download = Field(description="The training artefact, a .tflite file.")

@@ -5,6 +5,7 @@ ENROLMENT_CHALLENGES = "/v1/enrolment-challenges"
 ENROLMENT_TOKENS = "/v1/enrolment-tokens"
 OPERATORS = "/v1/operators"
 AUDIT = "/v1/audit"
+ENCRYPTION_KEYS = "/v1/encryption-keys"
 CHECK_INS = "/v1/check-ins"
 MODELS = "/v1/models"
 TASKS = "/v1/tasks"
@@ -77,6 +78,16 @@ def evaluation(assignment: str) -> str:
 def secagg(assignment: str) -> str:
     """Under which path an assignment's steps of secure aggregation are."""
     return f"/v1/assignments/{assignment}/secagg"
+
+
+def encryption(assignment: str) -> str:
+    """Where the device of an assignment asks what it encrypts its result with."""
+    return f"/v1/assignments/{assignment}/encryption"
+
+
+def public_key(key_id: str) -> str:
+    """Where the public half of a round's key lies."""
+    return f"{ENCRYPTION_KEYS}/{key_id}"
 
 
 def failure(assignment: str) -> str:

@@ -11,6 +11,7 @@ from coordinator.protocol.manifest import Request
 from coordinator.protocol.plan_privacy import PrivacyPlan
 from coordinator.protocol.plan_rounds import EvaluationPlan
 from coordinator.protocol.plan_server import AggregationPlan
+from coordinator.protocol.plan_sums import insist_summable
 from coordinator.protocol.plan_training import UpdatePlan
 from coordinator.protocol.secagg import parameters
 from coordinator.protocol.secagg.parameters import MAX_DEVICES, MIN_DEVICES
@@ -161,42 +162,15 @@ class SecAggPlan(Request):
         Raises:
             ValueError: It needs what nobody sees, or gives away what is to be hidden.
         """
-        if aggregation.rule != "mean":
-            raise ValueError(
-                f"secagg takes rule mean alone, got {aggregation.rule}: it compares "
-                "updates, and nobody sees one"
-            )
-        if not aggregation.is_plain:
-            raise ValueError(
-                "secagg takes no max_norm, clip_quantile or zero_quantile in "
-                "aggregation: nobody sees an update's length but its device, which "
-                "scales it to secagg.clip_norm"
-            )
-        if update.encoding != "f32":
-            raise ValueError(
-                f"secagg takes no update.encoding, got {update.encoding}: masked "
-                "vectors are whole numbers of 32 bits"
-            )
-        if evaluation is not None and evaluation.personalize_epochs:
-            raise ValueError(
-                "secagg takes no evaluation.personalize_epochs, got "
-                f"{evaluation.personalize_epochs}: a device masks one score"
-            )
-        if privacy is None:
-            if self.clip_norm is None:
-                raise ValueError("secagg needs a clip_norm, or privacy with one")
-            return
-        if self.clip_norm is not None:
-            raise ValueError(
-                f"secagg takes no clip_norm beside privacy, got {self.clip_norm}: "
-                "privacy.clip_norm is the one"
-            )
-        if privacy.clip_quantile is not None:
-            raise ValueError(
-                "secagg takes no privacy.clip_quantile: devices scale to a clip_norm "
-                "that is settled before they train"
-            )
-        if privacy.sampling == "poisson":
+        insist_summable(
+            "secagg",
+            self.clip_norm,
+            aggregation=aggregation,
+            update=update,
+            evaluation=evaluation,
+            privacy=privacy,
+        )
+        if privacy is not None and privacy.sampling == "poisson":
             raise ValueError(
                 "secagg takes no privacy.sampling poisson: devices of a cohort learn "
                 "who its others are, and coins promise nothing to who knows them"

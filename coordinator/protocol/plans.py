@@ -12,6 +12,7 @@ import pydantic
 from pydantic import Field
 
 from coordinator.protocol.manifest import Name, Request
+from coordinator.protocol.plan_he import HePlan
 from coordinator.protocol.plan_privacy import PrivacyPlan
 from coordinator.protocol.plan_rounds import (
     AsynchronousPlan,
@@ -55,6 +56,7 @@ class Plan(Request):
     gate: GatePlan | None = None
     privacy: PrivacyPlan | None = None
     secagg: SecAggPlan | None = None
+    he: HePlan | None = None
     reference: Reference | None = None
 
     @property
@@ -134,6 +136,25 @@ class Plan(Request):
                     "evaluation.goal": self.evaluation.goal,
                 }
             )
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _encrypted_sums_are_of_many(self) -> Self:
+        if self.he is None:
+            return self
+        if self.secagg is not None:
+            raise ValueError(
+                "he takes no secagg: each alone hides updates from the coordinator"
+            )
+        if self.asynchronous is not None:
+            raise ValueError(
+                "he takes no asynchronous rounds: a key is of one round, and an update "
+                "may land in a later one"
+            )
+        self.he.insist_company(
+            self.aggregation, self.update, self.evaluation, self.privacy
+        )
+        self.he.insist_rounds(self.round, self.evaluation)
         return self
 
 

@@ -232,6 +232,17 @@ SECAGG_NEEDED = _problem(
     _S.CONFLICT,
     "The round takes no result in the clear: it has to be joined",
 )
+ENCRYPTION_NEEDED = _problem(
+    "encryption-needed", _S.CONFLICT, "The round takes encrypted results alone"
+)
+WRONG_CIPHERTEXT = _problem(
+    "wrong-ciphertext",
+    _S.UNPROCESSABLE_ENTITY,
+    "The body is no encrypted result, or its device did not sign it for this round",
+)
+ENCRYPTION_KEY_UNKNOWN = _problem(
+    "encryption-key-unknown", _S.NOT_FOUND, "No open round has this key"
+)
 NOT_SECURE = _problem("not-secure", _S.CONFLICT, "The round takes results in the clear")
 COHORT_ENDED = _problem("cohort-ended", _S.CONFLICT, "The cohort's sum cannot be had")
 LEFT_OUT = _problem("left-out", _S.CONFLICT, "The device is not among those that go on")

@@ -187,6 +187,10 @@ class BlobStore:
             _insist(path, content, sha256)
         return content
 
+    def update_path(self, name: str) -> pathlib.Path:
+        """Return where an update lies, unread."""
+        return self._folder / name
+
     def drop_update(self, name: str) -> None:
         """Delete an update that was refused after all, or leave it to its round."""
         with contextlib.suppress(OSError):

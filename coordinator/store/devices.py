@@ -2,6 +2,7 @@
 
 import datetime as dt
 import secrets
+from collections.abc import Collection
 from typing import Final
 
 import sqlalchemy as sa
@@ -78,6 +79,18 @@ def public_key_of(tx: Transaction, device_id: str) -> str | None:
     query = sa.select(devices.c.public_key).where(devices.c.id == device_id)
     key: str | None = tx.connection.execute(query).scalar_one()
     return key
+
+
+def public_keys_of_assignments(
+    tx: Transaction, assignment_ids: Collection[str]
+) -> dict[str, str]:
+    """Return the keys of the devices of assignments, of those that have one."""
+    query = (
+        sa.select(assignments.c.id, devices.c.public_key)
+        .join(devices, devices.c.id == assignments.c.device_id)
+        .where(assignments.c.id.in_(assignment_ids), devices.c.public_key.is_not(None))
+    )
+    return {row.id: row.public_key for row in tx.connection.execute(query)}
 
 
 def revoke(tx: Transaction, device_id: str, *, now: dt.datetime) -> None:

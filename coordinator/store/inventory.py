@@ -9,7 +9,7 @@ from coordinator.domain.rounds import TERMINAL
 from coordinator.store import models
 from coordinator.store.blobs import name_of
 from coordinator.store.engine import Transaction
-from coordinator.store.tables import rounds, updates, versions
+from coordinator.store.tables import he_keys, rounds, updates, versions
 
 _VERSIONS: Final = sa.select(
     versions.c.model,
@@ -22,6 +22,13 @@ _UPDATES: Final = (
     sa.select(updates.c.blob, updates.c.sha256, updates.c.round_id, rounds.c.phase)
     .join(rounds, rounds.c.id == updates.c.round_id)
     .where(rounds.c.blobs_deleted.is_(False))
+)
+_SUMS: Final = (
+    sa.select(
+        he_keys.c.sum_blob, he_keys.c.sum_sha256, he_keys.c.round_id, rounds.c.phase
+    )
+    .join(rounds, rounds.c.id == he_keys.c.round_id)
+    .where(he_keys.c.sum_blob.is_not(None))
 )
 
 
@@ -63,6 +70,16 @@ def named_files(tx: Transaction) -> dict[str, Named]:
             is_needed=row.phase not in TERMINAL,
         )
         for row in tx.connection.execute(_UPDATES)
+    ]
+    found += [
+        Named(
+            name=row.sum_blob,
+            sha256=row.sum_sha256,
+            size_bytes=None,
+            what=f"the blinded sum of round {row.round_id}",
+            is_needed=row.phase not in TERMINAL,
+        )
+        for row in tx.connection.execute(_SUMS)
     ]
     return {each.name: each for each in found}
 

@@ -11,7 +11,7 @@ from coordinator.domain.assignments import State
 from coordinator.domain.rounds import TERMINAL, NewRound, Phase, Policy, Round
 from coordinator.protocol.vocabulary import Kind
 from coordinator.store.engine import Transaction
-from coordinator.store.tables import Row, assignments, rounds
+from coordinator.store.tables import Row, assignments, he_keys, rounds
 
 _PEEK: Final = sa.select(rounds).where(rounds.c.id == sa.bindparam("id"))
 _LOCK: Final = _PEEK.with_for_update()
@@ -27,6 +27,13 @@ _UNFINISHED: Final = (
 _UNDELETED: Final = sa.and_(
     rounds.c.phase.in_(TERMINAL), rounds.c.blobs_deleted.is_(False)
 )
+#: Devices of these encrypt, and have no key yet.
+_KEYLESS: Final = sa.and_(
+    rounds.c.phase == Phase.COLLECTING,
+    rounds.c.session.is_not(None),
+    rounds.c.step_s.is_(None),
+    rounds.c.id.not_in(sa.select(he_keys.c.round_id)),
+)
 #: A phase ends at its deadline, and reaching the goal moves that to the moment.
 _OUTLOOK: Final = sa.select(
     sa.or_(
@@ -38,6 +45,7 @@ _OUTLOOK: Final = sa.select(
             assignments.c.lease_expires_at <= sa.bindparam("now"),
         ),
         sa.exists().where(_UNDELETED),
+        sa.exists().where(_KEYLESS),
     ).label("is_due"),
     sa.exists().where(rounds.c.phase.not_in(TERMINAL)).label("is_open"),
 )
@@ -52,7 +60,7 @@ class Outlook:
 
 
 def insert(tx: Transaction, new: NewRound, *, session: str | None = None) -> Round:
-    """Open a round; ``session`` is that of secure aggregation."""
+    """Open a round; ``session`` is what its devices join."""
     statement = (
         rounds.insert()
         .values(
@@ -156,6 +164,12 @@ def outlook(tx: Transaction, now: dt.datetime) -> Outlook:
     return Outlook(is_due=bool(row.is_due), is_open=bool(row.is_open))
 
 
+def keyless(tx: Transaction) -> list[Round]:
+    """Return the rounds whose devices encrypt, and that have no key yet."""
+    rows = tx.connection.execute(sa.select(rounds).where(_KEYLESS))
+    return [from_row(row) for row in rows]
+
+
 def claimable(tx: Transaction, now: dt.datetime) -> int | None:
     """Return the id of a round to fold that no worker holds, or none.
 
@@ -227,6 +241,7 @@ def from_row(row: Row) -> Round:
             min_separation=row.min_separation,
             sampling_rate=row.sampling_rate,
             step_s=row.step_s,
+            is_encrypted=row.session is not None and row.step_s is None,
         ),
         phase=Phase(row.phase),
         deadline=row.deadline,

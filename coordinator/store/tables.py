@@ -194,8 +194,9 @@ rounds = sa.Table(
     sa.Column("max_rounds", sa.Integer),  # a device's; none: any number
     sa.Column("min_separation", sa.Integer),  # rounds; none: the next one at once
     sa.Column("sampling_rate", sa.Double),  # of secret coins; none: who comes first
-    sa.Column("step_s", sa.Double),  # of secure aggregation; none: in the clear
-    sa.Column("session", _id()),  # likewise
+    sa.Column("step_s", sa.Double),  # of secure aggregation; none: there is none
+    # what devices join; none: results in the clear; without step_s: they encrypt them
+    sa.Column("session", _id()),
     sa.Column("opened_at", Utc, nullable=False),
     # changes
     sa.Column("phase", sa.String(16), nullable=False),
@@ -342,6 +343,23 @@ secagg_members = sa.Table(
     sa.Column("dealing", sa.LargeBinary),  # sealed shares, packed
     sa.Column("reveal", sa.Text),  # JSON: shares
     sa.UniqueConstraint("cohort_id", "place"),
+)
+
+# The keys of rounds whose devices encrypt, without their secret halves; deleted with
+# the results.
+he_keys = sa.Table(
+    "he_keys",
+    metadata,
+    sa.Column("round_id", sa.Integer, sa.ForeignKey(rounds.c.id), primary_key=True),
+    sa.Column("key_id", _id(), nullable=False, unique=True),
+    sa.Column("key", sa.Text, nullable=False),  # JSON: SignedKey
+    sa.Column("encoding", sa.Text, nullable=False),  # JSON
+    sa.Column("public", sa.LargeBinary, nullable=False),
+    sa.Column("blinding_key", sa.String(64), nullable=False),  # hex
+    # changes once: the sum that the authority is asked for
+    sa.Column("sum_blob", sa.Text),
+    sa.Column("sum_sha256", sa.String(64)),
+    sa.Column("summed", sa.JSON(none_as_null=True)),  # assignments in it
 )
 
 # Whoever knows it can take the noise off again; it goes when the task has ended.

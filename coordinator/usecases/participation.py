@@ -19,6 +19,7 @@ from coordinator.domain.errors import (
     BetweenRounds,
     DigestMismatch,
     DomainError,
+    EncryptionNeeded,
     ForeignAssignment,
     InvalidEvaluation,
     SecAggNeeded,
@@ -29,6 +30,7 @@ from coordinator.domain.events import Happening
 from coordinator.domain.rounds import Round
 from coordinator.protocol import codings, digests, encodings
 from coordinator.protocol.encodings import Report
+from coordinator.protocol.he.messages import max_envelope_bytes, open_envelope
 from coordinator.protocol.messages import EvaluationReport, PersonalizedSums
 from coordinator.protocol.secagg import unmasking
 from coordinator.protocol.vocabulary import FailureReason, Kind
@@ -36,7 +38,7 @@ from coordinator.store import assignments, events, models, rounds, tasks
 from coordinator.store.blobs import BlobStore
 from coordinator.store.engine import Store, Transaction
 from coordinator.store.files import Incoming
-from coordinator.usecases import secagg
+from coordinator.usecases import encrypted, secagg
 from coordinator.usecases.phases import end_if_due, staleness
 from coordinator.usecases.reporting import insist_open, note, own
 
@@ -90,6 +92,8 @@ def expect_update(
         assignment, round_ = own(tx, device_id, assignment_id, None)
         if round_.policy.is_secure:
             return _expect_masked(tx, assignment, round_, now)
+        if round_.policy.is_encrypted:
+            return _expect_encrypted(tx, assignment, round_, now)
         if round_.kind is not Kind.TRAIN:
             raise WrongKind(assignment_id, round_.kind)
         known = _known(tx, assignment)
@@ -135,6 +139,30 @@ def _expect_masked(
         is_masked=True,
         previous=previous,
         ends_at=round_.deadline,
+    )
+
+
+def _expect_encrypted(
+    tx: Transaction, assignment: Assignment, round_: Round, now: dt.datetime
+) -> Expected:
+    known = _known(tx, assignment)
+    if known is None:
+        insist_open(assignment, round_, now)
+    key, device_key = encrypted.expect(tx, assignment, round_)
+    statement = key.statement
+
+    def check(plain: bytes | mmap.mmap) -> Report:
+        with memoryview(plain) as body:
+            open_envelope(body, device_key, statement)
+        return _UNTOLD
+
+    return Expected(
+        round_id=round_.id,
+        max_bytes=max_envelope_bytes(statement.length),
+        check=check,
+        is_masked=False,
+        previous=None if known is None else known.update,
+        ends_at=assignment.lease_expires_at,
     )
 
 
@@ -316,6 +344,8 @@ def submit_evaluation(
         assignment, round_ = own(tx, device_id, assignment_id, Kind.EVALUATE, lock=True)
         if round_.policy.is_secure:
             raise SecAggNeeded(round_.id)
+        if round_.policy.is_encrypted:
+            raise EncryptionNeeded(round_.id)
         if assignment.state is State.ACCEPTED and assignment.ended_at is not None:
             known = assignments.evaluation_of(tx, assignment_id)
             # None: the round has ended, and its sums are deleted.

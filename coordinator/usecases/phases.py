@@ -169,7 +169,7 @@ def _end_abandoned(
 
 def open_round(tx: Transaction, new: NewRound) -> Round:
     """Open a round and note it."""
-    session = secrets.token_hex(16) if new.policy.is_secure else None
+    session = secrets.token_hex(16) if new.policy.sums_unseen else None
     round_ = rounds.insert(tx, new, session=session)
     if new.policy.chooses_in_secret:
         privacy.choose(tx, tasks.get(tx, new.task), round_)

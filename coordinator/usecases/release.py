@@ -33,7 +33,8 @@ from coordinator.store import assignments, events, models, registry, rounds, tas
 from coordinator.store import privacy as stored_privacy
 from coordinator.store.blobs import BlobStore
 from coordinator.store.engine import Store, Transaction
-from coordinator.usecases import privacy, secure_fold
+from coordinator.usecases import encrypted, privacy, secure_fold
+from coordinator.usecases.encrypted import KeyAuthority
 from coordinator.usecases.phases import (
     hand_leases_on,
     lapse_rest,
@@ -117,6 +118,7 @@ def release(
     compute: Compute,
     claim: Claim,
     *,
+    authority: KeyAuthority | None = None,
     on_progress: Callable[[int], None],
     now: Callable[[], dt.datetime],
 ) -> int | None:
@@ -127,6 +129,7 @@ def release(
         blobs: Where updates and weights lie.
         compute: The numerics.
         claim: The round, held by this worker.
+        authority: Who decrypts sums; none: there are none to decrypt.
         on_progress: Called with the number of updates folded so far.
         now: Tells the moment of the release, when the work is done.
 
@@ -135,7 +138,8 @@ def release(
 
     Raises:
         ArithmeticError: The result is not finite; nothing was released.
-        SumLost: Secure aggregation left too few devices; nothing was released.
+        SumLost: The sum of too few devices can be had; nothing was released.
+        AuthorityAway: The sum cannot be decrypted now.
         BudgetSpent: The release would pass the plan's budget; it did not happen.
         BlobLost: An update, or what the round starts from, is gone or spoilt.
         StorageUnavailable: Files cannot be read or written now.
@@ -146,6 +150,10 @@ def release(
     if claim.round.policy.is_secure:
         added = secure_fold.add_up(
             store, blobs, claim, on_progress=on_progress, now=now
+        )
+    elif claim.round.policy.is_encrypted:
+        added = encrypted.add_up(
+            store, blobs, authority, claim, on_progress=on_progress
         )
     if claim.round.kind is Kind.EVALUATE:
         _release_evaluation(store, claim, added, now=now())

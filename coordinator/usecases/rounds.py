@@ -19,6 +19,7 @@ from coordinator.domain.tasks import Status, Task
 from coordinator.store import (
     assignments,
     events,
+    he,
     models,
     rounds,
     secagg,
@@ -217,6 +218,7 @@ def delete_results(store: Store, blobs: BlobStore, round_id: int) -> None:
         assignments.delete_evaluations(tx, round_id)
         stored_privacy.forget_chosen(tx, round_id)
         secagg.forget(tx, round_id)
+        he.forget(tx, round_id)
         subjects.forget_figures(tx, round_id)
         task = tasks.get(tx, rounds.peek(tx, round_id).task)
         if task.status is not Status.RUNNING:

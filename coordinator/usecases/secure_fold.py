@@ -11,7 +11,7 @@ import numpy.typing as npt
 from coordinator.domain.aggregation import AcceptedUpdate, Score, SumLost
 from coordinator.protocol.secagg import unmasking
 from coordinator.protocol.secagg.refusals import CohortAborted
-from coordinator.protocol.secagg.summands import CohortSum
+from coordinator.protocol.secagg.summands import CohortSum, Encoding
 from coordinator.store import secagg
 from coordinator.store.blobs import BlobStore
 from coordinator.store.engine import Store
@@ -70,7 +70,7 @@ def add_up(
             f"the sums of {devices} devices could be unmasked, the minimum is "
             f"{claim.round.policy.minimum}"
         )
-    return _together(sums, found)
+    return together(sums, found[0].cohort.manifest.encoding)  # the same for all
 
 
 def _unmask(
@@ -110,8 +110,8 @@ def _end(
     )
 
 
-def _together(sums: Sequence[CohortSum], found: Sequence[StoredCohort]) -> RoundSum:
-    encoding = found[0].cohort.manifest.encoding  # the same for all
+def together(sums: Sequence[CohortSum], encoding: Encoding) -> RoundSum:
+    """Return what sums of one encoding add up to."""
     total = np.zeros(encoding.size, np.int64)
     for each in sums:
         total += each.update

@@ -7,7 +7,12 @@ import secrets
 from coordinator.domain import tasks as task_policy
 from coordinator.domain.aggregation import AcceptedUpdate, Score, train_score
 from coordinator.domain.assignments import Counts
-from coordinator.domain.errors import TaskEnded, TaskExists, VersionUnknown
+from coordinator.domain.errors import (
+    TaskEnded,
+    TaskExists,
+    UnsuitablePlan,
+    VersionUnknown,
+)
 from coordinator.domain.evaluation import Metrics, pooled
 from coordinator.domain.events import Happening, Recorded
 from coordinator.domain.initialization import draw_weights
@@ -60,16 +65,35 @@ class VersionView:
 
 
 def create(
-    store: Store, blobs: BlobStore, *, task_id: str, plan: Plan, now: dt.datetime
+    store: Store,
+    blobs: BlobStore,
+    *,
+    task_id: str,
+    plan: Plan,
+    has_authority: bool = False,
+    now: dt.datetime,
 ) -> TaskView:
     """Publish first weights, given or drawn, and open the first round.
+
+    Args:
+        store: The database.
+        blobs: Where weights lie.
+        task_id: Name of the task.
+        plan: Its settings.
+        has_authority: Whether there is a key authority, for plans that encrypt.
+        now: The present moment.
 
     Raises:
         ModelUnknown: The plan names a model that is not registered.
         TaskExists: The id is taken.
-        UnsuitablePlan: The plan asks for what the model cannot do, or for coins among
-            too few devices.
+        UnsuitablePlan: The plan asks for what the model cannot do, for coins among
+            too few devices, or for keys that there is no authority for.
     """
+    if plan.he is not None and not has_authority:
+        raise UnsuitablePlan(
+            "he needs a key authority: set SHOAL_AUTHORITY_URL and "
+            "SHOAL_AUTHORITY_TOKEN"
+        )
     model = store.read(lambda tx: models.get(tx, plan.model))
     task_policy.insist_suitable(plan, model.manifest)
     given = first_values(blobs, model)
@@ -273,9 +297,9 @@ def _view(tx: Transaction, task: Task, now: dt.datetime) -> TaskView:
 
 def _round_view(tx: Transaction, round_: Round, now: dt.datetime) -> RoundView:
     updates: list[AcceptedUpdate] = []
-    if round_.kind is Kind.TRAIN or round_.policy.is_secure:
+    if round_.kind is Kind.TRAIN or round_.policy.sums_unseen:
         updates = assignments.updates_of_round(tx, round_.id)
-    if round_.is_terminal or round_.policy.is_secure:
+    if round_.is_terminal or round_.policy.sums_unseen:
         # What devices said is deleted or will be, or is known of their sum alone.
         score = _result(tx, round_)
     elif round_.kind is Kind.TRAIN:

@@ -80,8 +80,8 @@ def test_the_extras_exist(dockerfile: pathlib.Path) -> None:
         for extra in names.split(",")
     ]
     expected = {
-        "coordinator.Dockerfile": ["coordinator", "postgres", "models"],
-        "device_sim.Dockerfile": ["device", "swarm"],
+        "coordinator.Dockerfile": ["coordinator", "postgres", "he", "models"],
+        "device_sim.Dockerfile": ["device", "he", "swarm"],
     }
     assert installed == expected[dockerfile.name]
     assert set(installed) <= files.extras()

@@ -47,6 +47,8 @@ MESSAGES: list[tuple[DomainError, str]] = [
         errors.SecAggNeeded(7),
         "round 7 takes no result in the clear: join it",
     ),
+    (errors.EncryptionNeeded(7), "round 7 takes encrypted results alone"),
+    (errors.EncryptionKeyUnknown("k1"), "no open round has the key k1"),
     (errors.NotSecure(7), "round 7 takes results in the clear"),
     (
         errors.CohortEnded("c1", "too few"),

@@ -40,6 +40,13 @@ def test_a_masked_update_gives_less_away_than_anybody_could_guess(
     assert attacked(victims, victims.seen_masked(0), 0) < guess
 
 
+def test_an_encrypted_update_gives_less_away_than_anybody_could_guess(
+    victims: Victims,
+) -> None:
+    guess = inversion.psnr(victims.mean_image(), victims.image(0))
+    assert attacked(victims, victims.seen_encrypted(0), 0) < guess
+
+
 def test_another_devices_update_gives_nothing_of_it_away(victims: Victims) -> None:
     guess = inversion.psnr(victims.mean_image(), victims.image(0))
     assert attacked(victims, victims.update(1).delta, 0) < guess

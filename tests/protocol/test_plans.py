@@ -93,6 +93,9 @@ BOUNDS: dict[str, tuple[float, float, float | None, float | None]] = {
     "secagg.collusion": (0.05, 0.049, 0.4, 0.41),
     "secagg.cohort_size": (5, 4, 200, 201),
     "secagg.cohort_minimum": (5, 4, 25, 201),  # 25 is the least minimum by default
+    "he.clip_norm": (1e-6, 9e-7, 1e6, 1_000_000.1),
+    "he.max_examples": (1, 0, MAX_EXAMPLES, MAX_EXAMPLES + 1),
+    "he.minimum": (2, 1, 25, 10_001),  # 25 is the least minimum by default
     "secagg.step_s": (TINY, 0, 86_400, 86_400.1),
     "reference.held_out_accuracy": (0, -TINY, 1, 1.0001),
 }
@@ -158,7 +161,7 @@ def toml(field: str, value: object) -> str:
     company = COMPANY.get(field, "")
     if table == "gate" and key != "max_loss_rise":
         company = "max_loss_rise = 1.0"
-    if table == "secagg" and key != "clip_norm":
+    if table in {"secagg", "he"} and key != "clip_norm":
         company = "clip_norm = 1.0"
     before = "[participation]\nmin_separation = 256\n" if key == "bands" else ""
     if not table:

@@ -13,8 +13,10 @@ from coordinator.domain.models import Model
 from coordinator.domain.rounds import Phase, Round
 from coordinator.domain.tasks import Task
 from coordinator.protocol import digests, encodings
+from coordinator.protocol.device_keys import DeviceKey
 from coordinator.protocol.manifest import Vector
 from coordinator.protocol.messages import EvaluationReport, PersonalizedSums
+from coordinator.protocol.plan_he import HePlan
 from coordinator.protocol.plan_privacy import PrivacyPlan
 from coordinator.protocol.plan_rounds import (
     AsynchronousPlan,
@@ -33,6 +35,7 @@ from coordinator.store.engine import Store
 from coordinator.store.tables import metadata
 from coordinator.usecases import devices, models, participation, release, rounds, tasks
 from coordinator.usecases.check_in import Work, check_in
+from coordinator.usecases.encrypted import KeyAuthority
 from tests.support.clock import ManualClock
 from tests.support.compute import NumpyCompute
 from tests.support.models import update_body, write_tiny_model
@@ -53,6 +56,7 @@ def plan(
     participation: ParticipationPlan | None = None,
     privacy: PrivacyPlan | None = None,
     secagg: SecAggPlan | None = None,
+    he: HePlan | None = None,
     **round_: Any,  # noqa: ANN401 - any field of RoundPlan
 ) -> Plan:
     """A plan for two devices: a lease lasts 60 s, a round 120 s, two attempts."""
@@ -71,6 +75,7 @@ def plan(
         participation=participation or ParticipationPlan(),
         privacy=privacy,
         secagg=secagg,
+        he=he,
     )
 
 
@@ -119,6 +124,7 @@ class Federation:
             self.blobs,
             task_id=task_id,
             plan=settings or plan(),
+            has_authority=True,
             now=self.clock.now(),
         ).task
 
@@ -147,8 +153,9 @@ class Federation:
 
     # Devices
 
-    def enrol(self) -> str:
-        device, _ = devices.enrol(self.store, devices.Applicant(), now=self.clock.now())
+    def enrol(self, key: DeviceKey | None = None) -> str:
+        applicant = devices.Applicant(key=key)
+        device, _ = devices.enrol(self.store, applicant, now=self.clock.now())
         return device.id
 
     def check_in(self, device_id: str, key: str | None = None) -> Work | WaitReason:
@@ -272,12 +279,15 @@ class Federation:
         assert claim is not None
         return claim
 
-    def release(self, claim: rounds.Claim) -> int | None:
+    def release(
+        self, claim: rounds.Claim, authority: KeyAuthority | None = None
+    ) -> int | None:
         return release.release(
             self.store,
             self.blobs,
             self.compute,
             claim,
+            authority=authority,
             on_progress=lambda _: None,
             now=self.clock.now,
         )

@@ -11,7 +11,7 @@ from typing import Final, TypeAlias
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, utils, x25519
+from cryptography.hazmat.primitives.asymmetric import x25519
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from coordinator.protocol import device_keys
@@ -61,14 +61,7 @@ def announce(
     signature = None
     if identity is not None:
         content = _signed(session, device, sharing_key, masking_key)
-        if isinstance(identity, ed25519.Ed25519PrivateKey):
-            signature = identity.sign(content)
-        else:
-            der = identity.sign(content, ec.ECDSA(hashes.SHA256()))
-            signature = b"".join(
-                number.to_bytes(_NUMBER_BYTES, "big")
-                for number in utils.decode_dss_signature(der)
-            )
+        signature = device_keys.sign(identity, content)
     return Announcement(
         sharing_key=sharing_key, masking_key=masking_key, signature=signature
     )
@@ -87,16 +80,7 @@ def insist_signed(session: Session, member: Member) -> None:
         session, member.device, announcement.sharing_key, announcement.masking_key
     )
     try:
-        public = device_keys.parse(member.identity).public
-        if isinstance(public, ed25519.Ed25519PublicKey):
-            public.verify(announcement.signature, content)
-        else:
-            numbers = (
-                int.from_bytes(announcement.signature[:_NUMBER_BYTES], "big"),
-                int.from_bytes(announcement.signature[_NUMBER_BYTES:], "big"),
-            )
-            der = utils.encode_dss_signature(*numbers)
-            public.verify(der, content, ec.ECDSA(hashes.SHA256()))
+        device_keys.parse(member.identity).verify(announcement.signature, content)
     except (InvalidSignature, device_keys.DeviceKeyRefused) as error:
         raise KeysRefused(
             f"the keys of device {member.device} are not signed by its identity"

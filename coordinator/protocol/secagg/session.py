@@ -27,10 +27,11 @@ def session_of(assignment: Assignment) -> Session:
     Raises:
         ValueError: The assignment's round takes results in the clear.
     """
-    if assignment.secagg is None:
+    terms = assignment.secagg or assignment.encryption
+    if terms is None:
         raise ValueError(f"assignment {assignment.id} has no session")
     return Session(
-        id=assignment.secagg.session,
+        id=terms.session,
         task=assignment.task,
         round=assignment.round,
         attempt=assignment.attempt,

@@ -22,7 +22,7 @@ import hmac
 import math
 import struct
 from collections.abc import Callable
-from typing import Final, Literal, Self
+from typing import Final, Literal, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +36,7 @@ from coordinator.protocol.manifest import Record, Vector
 from coordinator.protocol.secagg.masks import WORD_BYTES, Words
 from coordinator.protocol.secagg.refusals import WrongVector
 
+Whole: TypeAlias = npt.NDArray[np.int32] | npt.NDArray[np.int64]
 FIGURES: Final = 5  #: count, weight, loss, accuracy, clipped
 MAX_MEAN_LOSS: Final = 64.0  #: a device's mean loss counts as at most this
 _MIN_BITS: Final = 16  # rounding then adds 4 % of the clip norm to the error, not 60
@@ -200,7 +201,7 @@ def encode(delta: Vector, report: Report, encoding: Encoding, *, key: bytes) -> 
 class CohortSum:
     """What a cohort's vectors add up to."""
 
-    update: npt.NDArray[np.int32]  #: shape (size,), sum of weight times update, whole
+    update: Whole  #: shape (size,), sum of weight times update, whole
     unit: float  #: what 1 in ``update`` is: ``clip_norm`` over 2**bits
     devices: int
     weight: float  #: sum of the weights, each at most 1
@@ -219,7 +220,11 @@ def decode(total: Words, encoding: Encoding, *, devices: int) -> CohortSum | Non
     Returns:
         ``None`` where it is none: a mask is left in it, or a device lied.
     """
-    whole = total.view(np.int32)
+    return decode_whole(total.view(np.int32), encoding, devices=devices)
+
+
+def decode_whole(whole: Whole, encoding: Encoding, *, devices: int) -> CohortSum | None:
+    """Read the sum of so many devices' vectors, as whole numbers; see ``decode``."""
     count, weight, loss, accuracy, clipped = map(int, whole[encoding.size :])
     one = 1 << encoding.bits
     is_sum = (
