@@ -7,6 +7,7 @@ in the clear, nor by a secret key.
 import base64
 import pathlib
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -193,6 +194,7 @@ def test_fifty_devices_are_summed_exactly_and_none_is_told(
     coordinator.start("worker")
     wait_until(lambda: "key authority does not answer" in coordinator.log, "a try")
     kept = all_that_is_kept(coordinator, empty_database_url)
+    insist_secret_is_elsewhere(kept, authority)
     coordinator.kill("worker")
     authority.start()
     coordinator.start("worker")
@@ -248,20 +250,35 @@ def all_that_is_kept(coordinator: Coordinator, database_url: str) -> bytes:
     return b"\0".join([repr(rows).encode(), coordinator.log.encode(), *files])
 
 
+def insist_absent(part: bytes, kept: bytes) -> None:
+    """Search for bytes as they are, as text, and as Python shows them."""
+    shown = repr(part)[2:-1].encode()
+    for form in (part, base64.b64encode(part), part.hex().encode(), shown):
+        assert form not in kept
+
+
+def insist_secret_is_elsewhere(kept: bytes, authority: Authority) -> None:
+    """Search for the secret key of the round, which only the authority has."""
+    with sqlite3.connect(authority.folder / "authority.db") as database:
+        ((secret,),) = database.execute("SELECT secret FROM keys").fetchall()
+    for start in range(1000, len(secret) - 16, 10_000):
+        insist_absent(secret[start : start + 16], kept)
+
+
 def insist_nothing_is_told(kept: bytes, phones: list[Phone]) -> None:
     """Search for every device's update in all forms that it may have."""
     for phone in phones:
         assert phone.body in kept, "what is searched holds what was sent"
         residues = parameters.to_residues(phone.vector)
+        scaled = phone.vector[:SIZE].view(np.int32)
+        shifted = (scaled.astype(np.int64) + (1 << 31)).astype(np.uint32)
         for form in (
             phone.delta.tobytes(),
             phone.delta.astype(np.float64).tobytes(),
             phone.vector.tobytes(),
+            shifted.tobytes(),
             residues.tobytes(),
         ):
             for start in range(0, 400, 40):
-                part = form[start : start + 12]
-                assert part not in kept
-                assert base64.b64encode(part) not in kept
-                assert part.hex().encode() not in kept
+                insist_absent(form[start : start + 12], kept)
         assert repr(phone.delta[:3].tolist())[1:-1].encode() not in kept
