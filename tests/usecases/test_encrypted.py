@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from coordinator.api import rendering
 from coordinator.authority import vault
 from coordinator.authority.vault import Vault
+from coordinator.domain import privacy as domain_privacy
 from coordinator.domain.aggregation import SumLost
 from coordinator.domain.errors import (
     DeviceKeyNeeded,
@@ -320,6 +321,10 @@ def test_under_privacy_the_authority_adds_the_noise(
         population=100, delta=1e-5, epsilon=50.0, noise_multiplier=1.0, clip_norm=CLIP
     )
     settings = encrypting(privacy=private, he=HePlan())
+    fold = domain_privacy.fold_of_round(
+        settings, private, bytes(32), round_id=1, released=()
+    )
+    assert fold.noise_from == "authority", "and the worker draws none"
     for phone in begin(federation, authority, settings):
         phone.send()
     assert federation.release(federation.must_claim(), authority) == 1
