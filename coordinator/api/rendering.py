@@ -14,7 +14,7 @@ from coordinator.domain.rounds import Phase
 from coordinator.protocol import encodings, messages, operations, paths
 from coordinator.protocol.he.messages import max_envelope_bytes
 from coordinator.protocol.manifest import Artefact, Manifest
-from coordinator.protocol.secagg.summands import FIGURES
+from coordinator.protocol.secagg import summands
 from coordinator.protocol.vocabulary import Kind
 from coordinator.usecases.check_in import Work
 from coordinator.usecases.models import ModelView
@@ -87,8 +87,8 @@ def assignment(
 
 def _max_report_bytes(manifest: Manifest, *, train: bool, encrypts: bool) -> int:
     if encrypts:
-        size = manifest.trainable_size if train else 1
-        return max_envelope_bytes(size + FIGURES)
+        size = summands.update_size(manifest.trainable_size, is_training=train)
+        return max_envelope_bytes(size + summands.FIGURES)
     return encodings.max_update_bytes(manifest) if train else 4096
 
 

@@ -188,6 +188,17 @@ def fold_of_round(
     )
 
 
+def sum_stddev(privacy: PrivacyPlan, bits: int, size: int) -> float:
+    """Return the standard deviation of all noise in a sum, in whole numbers.
+
+    Args:
+        privacy: The plan's.
+        bits: ``clip_norm`` is ``2**bits`` in the vector.
+        size: Elements of an update.
+    """
+    return privacy.noise_multiplier * fixed_point.longest(bits, size)
+
+
 def device_stddev(privacy: PrivacyPlan, bits: int, size: int, *, honest: int) -> float:
     """Return the standard deviation of the noise that each device adds; 0: none.
 
@@ -205,8 +216,7 @@ def device_stddev(privacy: PrivacyPlan, bits: int, size: int, *, honest: int) ->
     """
     if privacy.mechanism != "distributed_gaussian":
         return 0.0
-    longest = fixed_point.longest(bits, size)
-    return privacy.noise_multiplier * longest / math.sqrt(honest)
+    return sum_stddev(privacy, bits, size) / math.sqrt(honest)
 
 
 def insist_candidates(plan: Plan, enrolled: int) -> None:

@@ -90,9 +90,11 @@ def form(tx: Transaction, round_: Round) -> None:
 def _encoding(tx: Transaction, round_: Round, task: Task) -> Encoding:
     plan, privacy = plan_of(task), task.plan.privacy
     clip_norm = plan.clip_norm if privacy is None else privacy.clip_norm
-    size = models.get(tx, round_.model).manifest.trainable_size
-    if round_.kind is Kind.EVALUATE:  # figures alone, and an update of 0
-        size, privacy = 1, None
+    is_training = round_.kind is Kind.TRAIN
+    manifest = models.get(tx, round_.model).manifest
+    size = summands.update_size(manifest.trainable_size, is_training=is_training)
+    if not is_training:
+        privacy = None
 
     def noise_of(bits: int) -> float:
         if privacy is None:

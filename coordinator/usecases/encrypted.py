@@ -19,9 +19,9 @@ from coordinator.domain.errors import (
     RoundClosed,
 )
 from coordinator.domain.events import Happening
+from coordinator.domain.privacy import sum_stddev
 from coordinator.domain.rounds import Round
 from coordinator.domain.tasks import Task
-from coordinator.protocol import fixed_point
 from coordinator.protocol.he import parameters
 from coordinator.protocol.he.messages import (
     HEADER_BYTES,
@@ -30,6 +30,7 @@ from coordinator.protocol.he.messages import (
     SignedKey,
     Summand,
     digest,
+    max_envelope_bytes,
     open_envelope,
 )
 from coordinator.protocol.he.parameters import Residues
@@ -145,15 +146,13 @@ def _request(tx: Transaction, round_: Round) -> tuple[Encoding, KeyRequest]:
     task = tasks.get(tx, round_.task)
     plan, privacy = plan_of(task), task.plan.privacy
     clip_norm = plan.clip_norm if privacy is None else privacy.clip_norm
-    size = models.get(tx, round_.model).manifest.trainable_size
-    if round_.kind is Kind.EVALUATE:  # figures alone, and an update of 0
-        size, privacy = 1, None
+    size = _update_size(tx, round_)
+    if round_.kind is Kind.EVALUATE:
+        privacy = None
     most = round_.policy.places
 
     def noise(bits: int) -> float:
-        if privacy is None:
-            return 0.0
-        return privacy.noise_multiplier * fixed_point.longest(bits, size)
+        return 0.0 if privacy is None else sum_stddev(privacy, bits, size)
 
     bits = summands.most_bits(most, noise_of=lambda b: noise(b) / math.sqrt(most))
     encoding = Encoding(
@@ -171,6 +170,18 @@ def _request(tx: Transaction, round_: Round) -> tuple[Encoding, KeyRequest]:
         noisy=0 if privacy is None else size,
         noise_stddev=noise(bits),
     )
+
+
+def _update_size(tx: Transaction, round_: Round) -> int:
+    manifest = models.get(tx, round_.model).manifest
+    return summands.update_size(
+        manifest.trainable_size, is_training=round_.kind is Kind.TRAIN
+    )
+
+
+def max_bytes(tx: Transaction, round_: Round) -> int:
+    """Return the most bytes that a result of a round may have."""
+    return max_envelope_bytes(_update_size(tx, round_) + summands.FIGURES)
 
 
 def key_of(store: Store, *, device_id: str, assignment_id: str) -> RoundKey | None:

@@ -30,7 +30,7 @@ from coordinator.domain.events import Happening
 from coordinator.domain.rounds import Round
 from coordinator.protocol import codings, digests, encodings
 from coordinator.protocol.encodings import Report
-from coordinator.protocol.he.messages import max_envelope_bytes, open_envelope
+from coordinator.protocol.he.messages import open_envelope
 from coordinator.protocol.messages import EvaluationReport, PersonalizedSums
 from coordinator.protocol.secagg import unmasking
 from coordinator.protocol.vocabulary import FailureReason, Kind
@@ -146,19 +146,21 @@ def _expect_encrypted(
     tx: Transaction, assignment: Assignment, round_: Round, now: dt.datetime
 ) -> Expected:
     known = _known(tx, assignment)
+    keys = None  # of what was accepted the digest tells, and its key may be gone
     if known is None:
         insist_open(assignment, round_, now)
-    key, device_key = encrypted.expect(tx, assignment, round_)
-    statement = key.statement
+        keys = encrypted.expect(tx, assignment, round_)
 
     def check(plain: bytes | mmap.mmap) -> Report:
-        with memoryview(plain) as body:
-            open_envelope(body, device_key, statement)
+        if keys is not None:
+            key, device_key = keys
+            with memoryview(plain) as body:
+                open_envelope(body, device_key, key.statement)
         return _UNTOLD
 
     return Expected(
         round_id=round_.id,
-        max_bytes=max_envelope_bytes(statement.length),
+        max_bytes=encrypted.max_bytes(tx, round_),
         check=check,
         is_masked=False,
         previous=None if known is None else known.update,

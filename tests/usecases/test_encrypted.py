@@ -15,6 +15,7 @@ from coordinator.authority.vault import Vault
 from coordinator.domain import privacy as domain_privacy
 from coordinator.domain.aggregation import SumLost
 from coordinator.domain.errors import (
+    AlreadyReported,
     DeviceKeyNeeded,
     EncryptionKeyUnknown,
     EncryptionNeeded,
@@ -261,6 +262,20 @@ def file_findings(
         federation.store, federation.blobs, now=now, repair=repair
     )
     return [each.what for each in found if "waits for a worker" not in each.what]
+
+
+def test_a_receipt_is_given_again_after_the_round(
+    federation: Federation, authority: Authority
+) -> None:
+    phones = begin(federation, authority)
+    bodies = [phone.body() for phone in phones]
+    for phone, body in zip(phones, bodies, strict=True):
+        phone.send(body)
+    federation.release(federation.must_claim(), authority)
+    rounds.clean_up(federation.store, federation.blobs)
+    phones[0].send(bodies[0])
+    with pytest.raises(AlreadyReported):
+        phones[0].send(bodies[1])
 
 
 def test_a_ciphertext_that_is_none_is_left_out(

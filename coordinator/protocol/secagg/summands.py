@@ -107,6 +107,11 @@ class Encoding(Record):
         )
 
 
+def update_size(trainable_size: int, *, is_training: bool) -> int:
+    """Return the elements of an update; an evaluation has one, of 0, and figures."""
+    return trainable_size if is_training else 1
+
+
 def most_bits(
     max_devices: int, *, noise_of: Callable[[int], float] = lambda _: 0.0
 ) -> int:
