@@ -146,14 +146,7 @@ class Victims:
         Read as if it was not masked: as whole numbers of the clip norm's unit.
         """
         update = self.update(device)
-        encoding = Encoding(
-            size=self.manifest.trainable_size,
-            clip_norm=float(np.linalg.norm(update.delta)),
-            bits=_BITS,
-            max_devices=_MASKED_WITH,
-            weighting="uniform",
-            max_examples=1,
-        )
+        encoding = _encoding(update)
         states = [
             secagg.join(_SESSION, secrets.token_hex(16), None)
             for _ in range(_MASKED_WITH)
@@ -186,14 +179,7 @@ class Victims:
     def seen_encrypted(self, device: int) -> Vector:
         """Return what comes in of a device that encrypts, read as if it did not."""
         update = self.update(device)
-        encoding = Encoding(
-            size=self.manifest.trainable_size,
-            clip_norm=float(np.linalg.norm(update.delta)),
-            bits=_BITS,
-            max_devices=_MASKED_WITH,
-            weighting="uniform",
-            max_examples=1,
-        )
+        encoding = _encoding(update)
         vector = summands.encode(
             update.delta, update, encoding, key=secrets.token_bytes(KEY_BYTES)
         )
@@ -228,6 +214,18 @@ class Victims:
             on_progress=lambda _: None,
         )
         return folded.mean.astype(np.float32)
+
+
+def _encoding(update: encodings.Update) -> Encoding:
+    """Return how a device lays out an update that goes into a sum."""
+    return Encoding(
+        size=update.delta.size,
+        clip_norm=float(np.linalg.norm(update.delta)),
+        bits=_BITS,
+        max_devices=_MASKED_WITH,
+        weighting="uniform",
+        max_examples=1,
+    )
 
 
 def _draw(pictures: Sequence[dict[str, Image]], out: pathlib.Path) -> None:

@@ -30,7 +30,7 @@ from typing import Final
 import fastapi
 import uvicorn
 
-from coordinator import logs
+from coordinator import kept_secrets, logs
 from coordinator.api import application
 from coordinator.api.audit import RefusalCounts
 from coordinator.api.connections import Connections, protocol
@@ -163,24 +163,7 @@ def back_up(settings: Settings, target: pathlib.Path) -> backup.Copied:
 
 def operator_token(settings: Settings) -> str:
     """Return the operator's token."""
-    return _kept_secret(settings.data_dir / OPERATOR_TOKEN_FILE)
-
-
-def _kept_secret(path: pathlib.Path) -> str:
-    """Return a secret, drawn at first start, readable by its owner alone."""
-    with contextlib.suppress(FileNotFoundError):
-        if token := path.read_text(encoding="ascii").strip():
-            return token
-        path.unlink()  # what an older kill left of a write
-    # Written aside and linked: the name never holds a part of a token.
-    aside = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
-    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w", encoding="ascii") as file:
-        file.write(secrets.token_urlsafe(32) + "\n")
-    with contextlib.suppress(FileExistsError):  # another process was faster
-        os.link(aside, path)
-    aside.unlink()
-    return path.read_text(encoding="ascii").strip()
+    return kept_secrets.read_or_draw(settings.data_dir / OPERATOR_TOKEN_FILE)
 
 
 def create_api(settings: Settings, store: Store, blobs: BlobStore) -> fastapi.FastAPI:
@@ -426,7 +409,7 @@ def _attestor(settings: Settings) -> Attestor | None:
 
 
 def _challenges(settings: Settings) -> Challenges:
-    secret = _kept_secret(settings.data_dir / CHALLENGE_KEY_FILE)
+    secret = kept_secrets.read_or_draw(settings.data_dir / CHALLENGE_KEY_FILE)
     return Challenges(secret.encode("ascii"))
 
 

@@ -21,7 +21,9 @@ from coordinator.protocol.manifest import Record
 from coordinator.usecases.encrypted import AuthorityAway, AuthorityRefused
 
 _R = TypeVar("_R", bound=Record)
-_TIMEOUT: Final = httpx.Timeout(120, connect=5)
+_KEY_S: Final = 10.0  #: for which a worker does nothing else
+_SUM_S: Final = 120.0
+_CONNECT_S: Final = 5.0
 _BEAT_S: Final = 1.0
 
 
@@ -33,13 +35,12 @@ class KeyService:
         self._http = httpx.Client(
             base_url=url,
             headers={"Authorization": f"Bearer {token}"},
-            timeout=_TIMEOUT,
         )
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "authority")
 
     def issue(self, request: KeyRequest) -> IssuedKey:
         """Ask for a key. Raises AuthorityAway, AuthorityRefused."""
-        issued = self._post(IssuedKey, "/v1/keys", request)
+        issued = self._post(IssuedKey, "/v1/keys", request, _KEY_S)
         named = issued.key.statement.public_sha256
         if hashlib.sha256(issued.public).hexdigest() != named:
             raise AuthorityAway("the key is not the one that its statement names")
@@ -56,7 +57,7 @@ class KeyService:
         """Ask for a blinded sum. Raises AuthorityAway, AuthorityRefused."""
         request = DecryptRequest(ciphertext=ciphertext, summands=tuple(summands))
         path = f"/v1/keys/{key_id}/sum"
-        asked = self._thread.submit(self._post, Decrypted, path, request)
+        asked = self._thread.submit(self._post, Decrypted, path, request, _SUM_S)
         while not concurrent.futures.wait([asked], _BEAT_S).done:
             on_progress(0)
         residues = asked.result().residues
@@ -67,12 +68,13 @@ class KeyService:
             raise AuthorityAway("the authority's sum is not of residues")
         return numbers
 
-    def _post(self, kind: type[_R], path: str, body: Record) -> _R:
+    def _post(self, kind: type[_R], path: str, body: Record, patience_s: float) -> _R:
         try:
             answer = self._http.post(
                 path,
                 content=body.model_dump_json(),
                 headers={"Content-Type": "application/json"},
+                timeout=httpx.Timeout(patience_s, connect=_CONNECT_S),
             )
         except httpx.TransportError as error:
             raise AuthorityAway(

@@ -1,13 +1,12 @@
 """What the authority keeps: keys, what was decrypted with each, and who it is."""
 
-import contextlib
 import dataclasses
 import datetime as dt
 import hashlib
 import os
 import pathlib
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -15,7 +14,7 @@ import sqlalchemy as sa
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
-from coordinator import ciphertexts
+from coordinator import ciphertexts, kept_secrets
 from coordinator.protocol import device_keys, discrete_gaussian
 from coordinator.protocol.he import bfv, parameters
 from coordinator.protocol.he.messages import (
@@ -84,12 +83,12 @@ class Vault:
         """
         folder.mkdir(parents=True, exist_ok=True)
         self._roster = roster
-        secret = _kept(folder / _KEY_FILE, _new_identity)
+        secret = kept_secrets.read_or_draw(folder / _KEY_FILE, _new_identity)
         self._identity = ed25519.Ed25519PrivateKey.from_private_bytes(
             bytes.fromhex(secret)
         )
         self.public = self._identity.public_key().public_bytes_raw().hex()
-        self.token = _kept(folder / TOKEN_FILE, lambda: secrets.token_urlsafe(32))
+        self.token = kept_secrets.read_or_draw(folder / TOKEN_FILE)
         (folder / PUBLIC_FILE).write_text(self.public + "\n", encoding="ascii")
         database = folder / "authority.db"
         self._engine = sa.create_engine(f"sqlite:///{database}")
@@ -251,17 +250,3 @@ def _new_identity() -> str:
         serialization.PrivateFormat.Raw,
         serialization.NoEncryption(),
     ).hex()
-
-
-def _kept(path: pathlib.Path, draw: Callable[[], str]) -> str:
-    """Return a secret, drawn at first start, readable by its owner alone."""
-    with contextlib.suppress(FileNotFoundError):
-        return path.read_text(encoding="ascii").strip()
-    aside = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
-    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w", encoding="ascii") as file:
-        file.write(draw() + "\n")
-    with contextlib.suppress(FileExistsError):  # another process was faster
-        os.link(aside, path)
-    aside.unlink()
-    return path.read_text(encoding="ascii").strip()

@@ -127,7 +127,10 @@ class _Ended:
     def follow(self, lines: Iterable[bytes]) -> None:
         """Note what it says, until it ends."""
         for line in lines:
-            what, *rest = json.loads(line)
+            try:
+                what, *rest = json.loads(line)
+            except ValueError:  # the libraries' own words
+                continue
             self.at = rest[0] if what == "begin" else None
             if what == "refused":
                 self.refused[rest[0]] = rest[1]

@@ -25,7 +25,10 @@ _UPDATES: Final = (
 )
 _SUMS: Final = (
     sa.select(
-        he_keys.c.sum_blob, he_keys.c.sum_sha256, he_keys.c.round_id, rounds.c.phase
+        he_keys.c.sum_blob.label("blob"),
+        he_keys.c.sum_sha256.label("sha256"),
+        he_keys.c.round_id,
+        rounds.c.phase,
     )
     .join(rounds, rounds.c.id == he_keys.c.round_id)
     .where(he_keys.c.sum_blob.is_not(None))
@@ -61,26 +64,17 @@ def named_files(tx: Transaction) -> dict[str, Named]:
         found.append(_kept(row.weights_sha256, row.size_bytes, f"weights {owner}"))
         if row.optimizer_sha256 is not None:
             found.append(_kept(row.optimizer_sha256, None, f"state {owner}"))
-    found += [
-        Named(
-            name=row.blob,
-            sha256=row.sha256,
-            size_bytes=None,
-            what=f"an update of round {row.round_id}",
-            is_needed=row.phase not in TERMINAL,
-        )
-        for row in tx.connection.execute(_UPDATES)
-    ]
-    found += [
-        Named(
-            name=row.sum_blob,
-            sha256=row.sum_sha256,
-            size_bytes=None,
-            what=f"the blinded sum of round {row.round_id}",
-            is_needed=row.phase not in TERMINAL,
-        )
-        for row in tx.connection.execute(_SUMS)
-    ]
+    for query, what in ((_UPDATES, "an update"), (_SUMS, "the blinded sum")):
+        found += [
+            Named(
+                name=row.blob,
+                sha256=row.sha256,
+                size_bytes=None,
+                what=f"{what} of round {row.round_id}",
+                is_needed=row.phase not in TERMINAL,
+            )
+            for row in tx.connection.execute(query)
+        ]
     return {each.name: each for each in found}
 
 

@@ -3,7 +3,6 @@
 import base64
 import binascii
 import hashlib
-import struct
 from typing import Annotated, Final
 
 import pydantic
@@ -23,11 +22,10 @@ from coordinator.protocol.he.parameters import (
 )
 from coordinator.protocol.manifest import Record, Request, Sha256
 from coordinator.protocol.messages import Download, Id
-from coordinator.protocol.secagg.messages import Session, Signature
+from coordinator.protocol.secagg.messages import Session, Signature, hashed
 from coordinator.protocol.secagg.summands import Encoding
 
 _KEY: Final = b"shoal/he/1/key/"
-_RESULT: Final = b"shoal/he/1/result/"
 _MAGIC: Final = b"SHOALBFV"
 HEADER_BYTES: Final = len(_MAGIC) + SIGNATURE_BYTES  #: before the ciphertexts
 
@@ -195,11 +193,7 @@ class Decrypted(Record):
 
 def digest(session: Session) -> str:
     """Return the digest of what devices join, 64 hex digits."""
-    return hashlib.sha256(_RESULT + b"".join(_framed(session))).hexdigest()
-
-
-def _framed(session: Session) -> list[bytes]:
-    return [struct.pack(">I", len(field)) + field for field in session.fields()]
+    return hashed("encrypted session", *session.fields()).hex()
 
 
 def seal(
@@ -241,6 +235,5 @@ def open_envelope(
 
 
 def _signed_result(key_id: str, session: str, sha256: str) -> bytes:
-    return (
-        _RESULT + bytes.fromhex(key_id) + bytes.fromhex(session) + bytes.fromhex(sha256)
-    )
+    fields = map(bytes.fromhex, (key_id, session, sha256))
+    return hashed("encrypted result", *fields)
