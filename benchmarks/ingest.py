@@ -30,7 +30,8 @@ from coordinator.protocol.manifest import Manifest
 from coordinator.protocol.operations import TaskRequest
 from coordinator.protocol.plan_rounds import RoundPlan
 from coordinator.protocol.plans import Plan
-from device_sim.embedded import EmbeddedCoordinator, free_port
+from device_sim.embedded import EmbeddedCoordinator
+from device_sim.processes import free_port
 
 _MODEL: Final = "cnn"
 _HOST: Final = "127.0.0.1"

@@ -22,7 +22,7 @@ from device_sim.data import (
     default_partition,
     overview,
 )
-from device_sim.embedded import CoordinatorFailed
+from device_sim.processes import CoordinatorFailed
 from device_sim.trace import InvalidTrace, Trace, read_trace
 
 _DEFAULT_PLAN: Final = pathlib.Path(__file__).parents[1] / "plans" / "default.toml"

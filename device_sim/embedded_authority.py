@@ -5,20 +5,16 @@ somebody else, elsewhere.
 """
 
 import asyncio
-import contextlib
 import os
 import pathlib
-import signal
 import socket
-import subprocess
-import sys
-from typing import IO, Final
+from typing import Final
 
-from device_sim.embedded import CoordinatorFailed, free_port
+from device_sim.processes import HOST, OwnProcess, free_port
 
 _READY_S: Final = 60.0
 _POLL_S: Final = 0.05
-_STOP_S: Final = 5.0
+_KEY_BYTES: Final = 32  # of Ed25519
 
 
 class EmbeddedAuthority:
@@ -27,10 +23,9 @@ class EmbeddedAuthority:
     def __init__(self, run_folder: pathlib.Path) -> None:
         """Keep its data under ``run_folder``."""
         self.folder = run_folder / "authority"
-        self.url = f"http://127.0.0.1:{free_port()}"
-        self._log_path = run_folder / "authority.log"
-        self._process: subprocess.Popen[bytes] | None = None
-        self._log: IO[bytes] | None = None
+        self._port = free_port()
+        self.url = f"http://{HOST}:{self._port}"
+        self._process = OwnProcess("the key authority", run_folder / "authority.log")
 
     async def start(self) -> None:
         """Start it, and return when it has written its keys.
@@ -38,29 +33,16 @@ class EmbeddedAuthority:
         Raises:
             CoordinatorFailed: It ended, or is not ready within a minute.
         """
-        process = self._launch()
-        waited = 0.0
-        while not await asyncio.to_thread(self._answers):
-            if process.poll() is not None or waited > _READY_S:
-                raise CoordinatorFailed(
-                    f"the key authority did not start; see {self._log_path}"
-                )
-            await asyncio.sleep(_POLL_S)
-            waited += _POLL_S
-
-    def _launch(self) -> subprocess.Popen[bytes]:
-        self._log = self._log_path.open("ab")
-        port = self.url.rpartition(":")[2]
-        command = [sys.executable, "-m", "coordinator", "key-authority"]
-        self._process = process = subprocess.Popen(  # noqa: S603 - our own module
-            [*command, "--data", str(self.folder), "--port", port],
-            env={k: v for k, v in os.environ.items() if not k.startswith("SHOAL_")},
-            stdin=subprocess.DEVNULL,
-            stdout=self._log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        return process
+        outside = {k: v for k, v in os.environ.items() if not k.startswith("SHOAL_")}
+        command = ["key-authority", "--data", str(self.folder)]
+        self._process.start([*command, "--port", str(self._port)], outside)
+        try:
+            async with asyncio.timeout(_READY_S):
+                while not await asyncio.to_thread(self._answers):
+                    self._process.check()
+                    await asyncio.sleep(_POLL_S)
+        except TimeoutError:
+            self._process.fail(f"is not ready after {_READY_S:g} s")
 
     def settings(self) -> dict[str, str]:
         """Return what its coordinator is told."""
@@ -72,23 +54,12 @@ class EmbeddedAuthority:
         return read_public_key(self.folder / "authority.pub")
 
     def stop(self) -> None:
-        """End it."""
-        process, self._process = self._process, None
-        if process is not None:
-            process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(_STOP_S)
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-        if self._log is not None:
-            self._log.close()
-            self._log = None
+        """End it. Blocks for up to ten seconds."""
+        self._process.stop()
 
     def _answers(self) -> bool:
-        host, _, port = self.url.removeprefix("http://").partition(":")
         try:
-            with socket.create_connection((host, int(port)), timeout=1):
+            with socket.create_connection((HOST, self._port), timeout=1):
                 return True
         except OSError:
             return False
@@ -104,6 +75,6 @@ def read_public_key(path: pathlib.Path) -> bytes:
         key = bytes.fromhex(path.read_text(encoding="ascii").strip())
     except (ValueError, OSError) as error:
         raise ValueError(f"{path} holds no key of an authority: {error}") from error
-    if len(key) != 32:  # noqa: PLR2004 - of Ed25519
+    if len(key) != _KEY_BYTES:
         raise ValueError(f"{path} holds {len(key)} bytes, a key has 32")
     return key

@@ -10,7 +10,8 @@ import pytest
 
 from device_sim import client
 from device_sim.connector import Connector
-from device_sim.embedded import CoordinatorFailed, EmbeddedCoordinator
+from device_sim.embedded import EmbeddedCoordinator
+from device_sim.processes import CoordinatorFailed
 
 # A process that, like the coordinator, has a child of its own; both ignore SIGTERM.
 STUBBORN = """
@@ -53,8 +54,8 @@ def test_stopping_ends_the_whole_group_even_if_it_does_not_want_to(
     ) -> subprocess.Popen[bytes]:
         return start([sys.executable, "-c", STUBBORN], pass_fds=(handed_on,), **options)
 
-    monkeypatch.setattr("device_sim.embedded.subprocess.Popen", start_stubborn)
-    monkeypatch.setattr("device_sim.embedded._STOP_S", 0.2)
+    monkeypatch.setattr("device_sim.processes.subprocess.Popen", start_stubborn)
+    monkeypatch.setattr("device_sim.processes._STOP_S", 0.2)
     embedded = EmbeddedCoordinator(tmp_path)
     embedded.start()
     os.close(handed_on)

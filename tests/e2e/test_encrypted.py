@@ -4,7 +4,6 @@ The sum is exact, and nothing that lies with the coordinator tells an update: ne
 in the clear, nor by a secret key.
 """
 
-import base64
 import pathlib
 import signal
 import sqlite3
@@ -25,7 +24,6 @@ from coordinator.protocol.secagg import session, summands
 from coordinator.store.engine import Store
 from device_sim import identity
 from device_sim.embedded_authority import read_public_key
-from tests.support.federation import dump
 from tests.support.processes import (
     ROOT,
     Coordinator,
@@ -33,6 +31,11 @@ from tests.support.processes import (
     free_port,
     wait_until,
     write_wide_model,
+)
+from tests.support.transcripts import (
+    all_that_is_kept,
+    insist_absent,
+    insist_update_absent,
 )
 
 pytestmark = [pytest.mark.slow, pytest.mark.tf]
@@ -193,7 +196,9 @@ def test_fifty_devices_are_summed_exactly_and_none_is_told(
     assert phones[0].send().status_code == 200, "the same again"
     coordinator.start("worker")
     wait_until(lambda: "key authority does not answer" in coordinator.log, "a try")
-    kept = all_that_is_kept(coordinator, empty_database_url)
+    store = Store(empty_database_url, durable=False)
+    kept = all_that_is_kept(coordinator, store)
+    store.close()
     insist_secret_is_elsewhere(kept, authority)
     coordinator.kill("worker")
     authority.start()
@@ -240,23 +245,6 @@ def expected(phones: list[Phone]) -> np.ndarray:
     return np.asarray(weights @ deltas / weights.sum())
 
 
-def all_that_is_kept(coordinator: Coordinator, database_url: str) -> bytes:
-    """Return all that is stored or logged while all ciphertexts are there."""
-    store = Store(database_url, durable=False)
-    rows = dump(store)
-    store.close()
-    assert len(rows["he_keys"]) == 1
-    files = [p.read_bytes() for p in coordinator.data_dir.rglob("*") if p.is_file()]
-    return b"\0".join([repr(rows).encode(), coordinator.log.encode(), *files])
-
-
-def insist_absent(part: bytes, kept: bytes) -> None:
-    """Search for bytes as they are, as text, and as Python shows them."""
-    shown = repr(part)[2:-1].encode()
-    for form in (part, base64.b64encode(part), part.hex().encode(), shown):
-        assert form not in kept
-
-
 def insist_secret_is_elsewhere(kept: bytes, authority: Authority) -> None:
     """Search for the secret key of the round, which only the authority has."""
     with sqlite3.connect(authority.folder / "authority.db") as database:
@@ -266,19 +254,7 @@ def insist_secret_is_elsewhere(kept: bytes, authority: Authority) -> None:
 
 
 def insist_nothing_is_told(kept: bytes, phones: list[Phone]) -> None:
-    """Search for every device's update in all forms that it may have."""
     for phone in phones:
         assert phone.body in kept, "what is searched holds what was sent"
-        residues = parameters.to_residues(phone.vector)
-        scaled = phone.vector[:SIZE].view(np.int32)
-        shifted = (scaled.astype(np.int64) + (1 << 31)).astype(np.uint32)
-        for form in (
-            phone.delta.tobytes(),
-            phone.delta.astype(np.float64).tobytes(),
-            phone.vector.tobytes(),
-            shifted.tobytes(),
-            residues.tobytes(),
-        ):
-            for start in range(0, 400, 40):
-                insist_absent(form[start : start + 12], kept)
-        assert repr(phone.delta[:3].tolist())[1:-1].encode() not in kept
+        residues = parameters.to_residues(phone.vector).tobytes()
+        insist_update_absent(phone.delta, phone.vector, kept, residues)
